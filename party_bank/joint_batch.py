@@ -170,7 +170,7 @@ def _copy_parquet(source: DatasetConfig, target: DatasetConfig, chosen: Chosen) 
 
 def _column(heads: Sequence[str], source: DatasetConfig, path: Path) -> int:
     """Return where the column of ids is; DataError where it is not there."""
-    if source.id_column not in heads:
+    if source.id_column is None or source.id_column not in heads:
         raise DataError(f"data file {path.name} has no column {source.id_column!r}; it has: {', '.join(heads)[:200]}")
     return list(heads).index(source.id_column)
 
