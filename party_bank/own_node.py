@@ -6,6 +6,7 @@ One connection stays open from the first call to `close`, since making one takes
 from __future__ import annotations
 
 import asyncio
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -14,7 +15,7 @@ from google.protobuf.message import Message
 
 from veilscore.fabric.fabric import Fabric
 from veilscore.terms.membership import load_membership
-from veilscore.terms.node_config import load_node_config
+from veilscore.terms.node_config import NodeConfig, load_node_config
 from veilscore.wire.inbox import WireLimits
 
 M = TypeVar("M", bound=Message)
@@ -32,7 +33,7 @@ class OwnNode:
         self.home = home
         self._runner = asyncio.Runner()
         self._fabric: Fabric | None = None
-        self.name = self.coordinator = ""
+        self._coordinator = ""
 
     def __enter__(self) -> Self:
         return self
@@ -41,6 +42,15 @@ class OwnNode:
         self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @cached_property
+    def name(self) -> str:
+        """Return the name of the node, known without any call; ConfigError where the home is no node's."""
+        return self._config.works_at or self._config.name
+
+    @cached_property
+    def _config(self) -> NodeConfig:
+        return load_node_config(self.home)
 
     def close(self) -> None:
         """Close the connection."""
@@ -61,12 +71,11 @@ class OwnNode:
         self, method: str, request: Message, reply: type[M], timeout_s: float, *, at_coordinator: bool
     ) -> M:
         if self._fabric is None:
-            node = load_node_config(self.home)
-            identity, federation = load_membership(self.home, node)
+            identity, federation = load_membership(self.home, self._config)
             limits = WireLimits(connect_timeout_s=_CONNECT_S)
             self._fabric = Fabric(identity, federation, accept_session=_refuse_session, limits=limits)
-            self.name, self.coordinator = node.works_at or identity.name, federation.coordinator.name
-        peer = self.coordinator if at_coordinator else self.name
+            self._coordinator = federation.coordinator.name
+        peer = self._coordinator if at_coordinator else self.name
         return await self._fabric.call(peer, method, request, reply, timeout_s=timeout_s, retry=False)
 
 

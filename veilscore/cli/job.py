@@ -12,9 +12,9 @@ from veilscore.cli.connection import Connection, named_job, reach
 from veilscore.cli.display import coloured, console, line, moment, styled, table
 from veilscore.cli.homes import FederationOption, HomeOption, PartyOption, find_home
 from veilscore.cli.measures import show_counts, show_measures
-from veilscore.cli.progress import ENDED, JobProgress, show_job
+from veilscore.cli.progress import JobProgress, show_job
 from veilscore.errors import ConfigError, JobError, PeerError
-from veilscore.terms.job import load_job, parse_job
+from veilscore.terms.job import ENDED, load_job, parse_job
 from veilscore.terms.node_config import load_node_config
 from veilscore.v1 import control_pb2
 
