@@ -12,13 +12,12 @@ from typing import Self, TypeVar
 
 from google.protobuf.message import Message
 
+from veilscore.fabric.calling import CALL_S, calling_fabric
 from veilscore.fabric.fabric import Fabric
 from veilscore.terms.membership import load_membership
 from veilscore.terms.node_config import load_node_config
-from veilscore.wire.inbox import WireLimits
 
 M = TypeVar("M", bound=Message)
-_CONNECT_S = 15.0
 
 
 class OwnNode:
@@ -55,7 +54,7 @@ class OwnNode:
 
     def ask_coordinator(self, method: str, request: Message, reply: type[M]) -> M:
         """Call the coordinator once and return its reply."""
-        return self._runner.run(self._call(method, request, reply, _CONNECT_S, at_coordinator=True))
+        return self._runner.run(self._call(method, request, reply, CALL_S, at_coordinator=True))
 
     async def _call(
         self, method: str, request: Message, reply: type[M], timeout_s: float, *, at_coordinator: bool
@@ -63,13 +62,7 @@ class OwnNode:
         if self._fabric is None:
             node = load_node_config(self.home)
             identity, federation = load_membership(self.home, node)
-            limits = WireLimits(connect_timeout_s=_CONNECT_S)
-            self._fabric = Fabric(identity, federation, accept_session=_refuse_session, limits=limits)
+            self._fabric = calling_fabric(identity, federation)
             self.name, self.coordinator = node.works_at or identity.name, federation.coordinator.name
         peer = self.coordinator if at_coordinator else self.name
         return await self._fabric.call(peer, method, request, reply, timeout_s=timeout_s, retry=False)
-
-
-def _refuse_session(_session: str, _sender: str) -> bool:
-    """Refuse: who only calls takes part in no protocol."""
-    return False
