@@ -42,15 +42,12 @@ def plan(
 
     A private job whose noise would drown its data ends with exit code 1 and the ways out.
     """
-    from veilscore.cli.planning import Planned, show_plan  # noqa: PLC0415 - loads every protocol
+    from veilscore.cli.planning import planned, show_plan  # noqa: PLC0415 - loads every protocol
 
     if home is not None and federation is not None:
         raise ConfigError("give --home or --federation, not both")
-    given = Planned(
-        load_job(job), home, federation, _numbers("--rows", rows, "bank=120000"), bads,
-        _numbers("--columns", columns, "tax=12"),
-    )  # fmt: skip
-    show_plan(console(), given)
+    given = {"rows": _numbers("--rows", rows, "bank=120000"), "columns": _numbers("--columns", columns, "tax=12")}
+    show_plan(console(), planned(load_job(job), home, federation, bads=bads, **given))
 
 
 def _numbers(option: str, texts: list[str] | None, example: str) -> dict[str, int]:
