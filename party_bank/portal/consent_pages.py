@@ -114,7 +114,7 @@ class ConsentPages:
     async def give(self, visit: Visit) -> Response:
         """Let the issuer sign the owner's yes, and holders know at once where an earlier no is lifted."""
         response = await asyncio.to_thread(self._give, visit)
-        await self._portal.pushes.push()
+        await self._portal.pushes.soon()
         return response
 
     @for_owners
@@ -145,7 +145,7 @@ class ConsentPages:
     async def withdraw(self, visit: Visit) -> Response:
         """Take a consent back: in the book at once, and at every holder that answers before this page does."""
         response = await asyncio.to_thread(self._withdraw, visit)
-        await self._portal.pushes.push()
+        await self._portal.pushes.soon()
         return response
 
     @for_owners
@@ -158,7 +158,7 @@ class ConsentPages:
     async def withdraw_all(self, visit: Visit) -> Response:
         """Take everything back, and object to what is asked without consent."""
         response = await asyncio.to_thread(self._withdraw_all, visit)
-        await self._portal.pushes.push()
+        await self._portal.pushes.soon()
         return response
 
     @for_owners

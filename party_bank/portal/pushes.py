@@ -16,6 +16,7 @@ from veilscore.v1 import control_pb2 as pb
 METHOD = "Withdrawn"
 _CALL_S = 5.0
 _AGAIN_S = 20.0
+_PAGE_S = 3.0
 
 
 class WithdrawalPushes:
@@ -50,6 +51,14 @@ class WithdrawalPushes:
         await asyncio.gather(*(bring(name) for name in lacking))
         has = tuple(name for name in holders if self._has.get(name, -1) >= number)
         return has, tuple(name for name in holders if name not in has)
+
+    async def soon(self) -> None:
+        """Push now, for as long as a person waits for a page; what is left is pushed again later."""
+        try:
+            async with asyncio.timeout(_PAGE_S):
+                await self.push()
+        except Exception as error:  # noqa: BLE001 - what the person did is done already
+            self._log.info("withdrawals wait", **described(error))
 
     async def keep_pushing(self) -> None:
         """Push what is new, for ever."""
