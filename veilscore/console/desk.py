@@ -32,9 +32,12 @@ DONE = {  # what a page says after a redirect
     "approved": noted("The job was approved. The answer is signed and in the log."),
     "rejected": noted("The job was rejected. The answer is signed and in the log."),
     "cancelled": noted("The job was cancelled at every party."),
+    "submitted": noted("The job was submitted. Every party answers it by its own rules."),
+    "resumed": noted("The job goes on from its last completed step."),
     "left": noted("You have left the console."),
     "removed": noted("It was removed."),
     "ended": noted("The other sessions were ended."),
+    "begun": noted("It runs now. Load the page again to see what came of it."),
     "saved": noted("It was saved."),
 }
 STATIC = {  # all files that a browser gets, by name; nothing else is looked up
@@ -193,6 +196,18 @@ class Visit:
     def go_to(self, path: str, done: str = "") -> Response:
         """Return a redirect to a page of this console, which then says what was done (a key of `desk.DONE`)."""
         return RedirectResponse(path + (f"?{urlencode({'done': done})}" if done else ""), 303)
+
+
+def bar_chart(
+    names: tuple[str, str, str], x: Sequence[float], heights: Sequence[float], *, least: float = 0.0, most_x: int = 12
+) -> Chart:
+    """Return bars over whole numbers; names : title, x axis, y axis; least : how high the axis is at least."""
+    chart = Chart(*names)
+    chart.bars(x, heights, 0.7, "joint")
+    chart.y_limits, chart.grid_x, chart.whole_x, chart.most_x = (0, max(least, 1.1 * max(heights))), False, True, most_x
+    if least:  # so high that no tick stands between whole numbers
+        chart.y_format = lambda value, _: f"{value:,.0f}"
+    return chart
 
 
 def drawn(chart: Chart | None) -> Markup:

@@ -9,10 +9,10 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from veilscore.console.desk import Visit
 from veilscore.console.guard import ENTRY_COOKIE, LANGUAGE_COOKIE, SESSION_COOKIE, shown_certificate
 from veilscore.console.home import people_of
-from veilscore.console.language import LANGUAGES
+from veilscore.console.language import LANGUAGES, noted
 from veilscore.console.page import ANY_PERSON, ANYBODY, Page
 from veilscore.errors import IdentityError, RefusedError
-from veilscore.terms.people import OPERATOR, PERSON_ROLES
+from veilscore.terms.people import AUDITOR, OPERATOR, PERSON_ROLES
 
 OIDC_COOKIE = "__Host-oidc"
 _YEAR_S = 365 * 86400
@@ -210,5 +210,5 @@ PAGES = (
     Page("/me", own_page, ANY_PERSON),
     Page("/me/sessions", end_others, ANY_PERSON, "POST", act="end other sessions"),
     Page("/me/passkeys", forget_passkey, ANY_PERSON, "POST", act="remove a passkey"),
-    Page("/people", people, frozenset({OPERATOR, "auditor"}), name="People", section="Node"),
+    Page("/people", people, frozenset({OPERATOR, AUDITOR}), name=noted("People"), section=noted("Node")),
 )

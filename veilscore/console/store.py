@@ -34,6 +34,8 @@ _TABLES = (
     began_s DOUBLE NOT NULL, seen_s DOUBLE NOT NULL)""",
     """CREATE TABLE IF NOT EXISTS acts (number INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, at_s DOUBLE NOT NULL,
     body TEXT NOT NULL, logged INTEGER NOT NULL)""",
+    """CREATE TABLE IF NOT EXISTS submissions (job_id VARCHAR(80) NOT NULL PRIMARY KEY,
+    person VARCHAR(80) NOT NULL)""",
     "CREATE INDEX IF NOT EXISTS waiting_acts ON acts (number) WHERE logged = 0",
 )
 
@@ -227,6 +229,21 @@ class ConsoleStore:
             person,
         )
         return tuple(ConsoleSession(*row) for row in rows)
+
+    # jobs that people submitted here: others learn the bank's name alone
+
+    def note_job(self, job_id: str, person: str) -> None:
+        """Write down who submitted a job."""
+        self._all("INSERT INTO submissions VALUES (?, ?)", job_id, person)
+
+    def submitted_by(self, person: str) -> frozenset[str]:
+        """Return the ids of a person's jobs."""
+        return frozenset(row[0] for row in self._all("SELECT job_id FROM submissions WHERE person = ?", person))
+
+    def submitter(self, job_id: str) -> str:
+        """Return who submitted a job here; "" where it was not submitted here."""
+        row = self._one("SELECT person FROM submissions WHERE job_id = ?", job_id)
+        return "" if row is None else str(row[0])
 
     # what people did
 
