@@ -37,15 +37,20 @@ STEPS = (50_000, 100_000, 200_000)
 
 
 def file_decision(home: Path, name: str, purpose: str) -> None:
-    """File a decision whose only holder is the tax bureau, as a job would: nobody computes with it here."""
+    """File a decision of two holders, as a job would: nobody computes with it here."""
     model = DecisionModel.model_validate(
         {
             "name": name, "purpose": purpose, "steps": STEPS, "measures": {"room": {"column": "room"}},
-            "knock_outs": [{"party": "tax", "column": "late_filings", "above": 3}],
+            "knock_outs": [
+                {"party": "tax", "column": "late_filings", "above": 3},
+                {"party": "registry", "column": "penalties", "above": 1},
+            ],
         }
     )  # fmt: skip
     (home / "models" / name).mkdir(parents=True, exist_ok=True)
-    FiledDecision(decision=model, pins={}, knock_outs={"tax": "ab" * 32}).save(home / "models" / name)
+    FiledDecision(decision=model, pins={}, knock_outs=dict.fromkeys(("tax", "registry"), "ab" * 32)).save(
+        home / "models" / name
+    )
 
 
 def portal_home(homes: Path, issuer: bool = True, **site: Any) -> Path:

@@ -88,7 +88,7 @@ def test_an_owner_s_yes_makes_one_token_however_often_it_is_sent(opened):
     scope = found.scope
     assert (found.kind, found.once, found.covers_one(OURS), found.covers_one(THEIRS)) == ("token", True, True, False)
     assert (scope.purpose, scope.tasks, scope.bank, scope.models, scope.holders, scope.bits) == (
-        "application", ("decide",), "bank", ("limit",), ("tax",), 2.0,
+        "application", ("decide",), "bank", ("limit",), ("registry", "tax"), 2.0,
     )  # fmt: skip
     (agreed,) = opened.book.rows(sa.select(HISTORY).where(HISTORY.c.event == AGREED))
     assert (agreed["actor"], agreed["firm"], agreed["content"]["terms_sha256"]) == (service.OWNER, OURS, form["terms"])

@@ -1,7 +1,6 @@
 """`veilscore bank portal`: the site of firms' owners, and the links by which they enter."""
 
 import time
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -10,15 +9,15 @@ import typer
 from veilscore.cli.display import console, moment
 from veilscore.cli.homes import FederationOption, HomeOption, find_home
 from veilscore.errors import ConfigError
+from veilscore.files.extras import missing_of
 
 app = typer.Typer(invoke_without_command=True, epilog="Example: veilscore bank portal --home /srv/bank")
-_NEEDED = ("h11", "starlette", "uvicorn", "webauthn")
 
 
 @app.callback()
 def serve(context: typer.Context, *, home: HomeOption = None, federation: FederationOption = None) -> None:
     """Serve the portal of firms' owners, over TLS, until it is stopped."""
-    missing = [name for name in _NEEDED if find_spec(name) is None]
+    missing = missing_of("console")
     if missing:
         raise ConfigError(f"the portal needs {', '.join(missing)}: run `pip install 'veilscore[bank,console]'`")
     if context.invoked_subcommand is not None:
