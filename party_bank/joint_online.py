@@ -32,13 +32,17 @@ _Kept = tuple[Path, Signed]
 
 
 class ScoringNode(Protocol):
-    """The bank's node: `OwnNode`, or one that is reached over a site's own link.
+    """The bank's node: `OwnNode`, or one that is reached over a site's own link."""
 
-    home, name : of the bank.
-    """
+    @property
+    def home(self) -> Path:
+        """Return the bank's home."""
+        ...
 
-    home: Path
-    name: str
+    @property
+    def name(self) -> str:
+        """Return the bank's name."""
+        ...
 
     def ask(self, method: str, request: Message, reply: type[M], timeout_s: float) -> M:
         """Call the node once and return its reply."""
