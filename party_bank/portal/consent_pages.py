@@ -215,5 +215,5 @@ def pages(portal: Portal) -> tuple[Page, ...]:
         Page("/consents/{purpose}", own.one, OWNERS),
         Page("/consents/{purpose}/give", own.give, OWNERS, "POST", act="portal: give a consent"),
         Page("/consents/{purpose}/withdraw", own.withdraw, OWNERS, "POST", act="portal: withdraw a consent"),
-        Page("/history", own.history, OWNERS, name=noted("What was asked"), section="portal"),
+        Page("/history", own.history, OWNERS, name=noted("History"), section="portal"),
     )

@@ -61,7 +61,11 @@ class CreditPages:
             contracts=held,
             owed=owed,
             renews={one["id"]: _renewal_state(one, due, proposed.get(one["id"])) for one in held},
-            products=[name for name in settings.products if name not in open_products] if owner.whole else [],
+            products=[
+                (name, amount_of(one.ladder[-1]))
+                for name, one in settings.products.items()
+                if owner.whole and name not in open_products
+            ],
             currency=settings.currency,
         )
 
