@@ -145,13 +145,18 @@ def test_a_bank_brings_what_owners_withdrew(tmp_path):
 
             known = await brought(bank, listed(2, ["f1"], ["0a"]))
             assert (known.consents, known.firms(["f1", "f2"]).tolist()) == ({"0a"}, [True, False])
-            older = await brought(bank, listed(1, [], []))
-            assert older.firms(["f1"])[0], "an older list is not taken"
-            stranger = issue_revocations(Ed25519PrivateKey.generate(), "portal", ["0b"], number=3)
+            first = listed(3, ["f1"], ["0a"])
+            for _ in range(2):
+                await brought(bank, first)  # again, as after a lost answer
+            for other in (listed(1, [], []), listed(3, [], ["0a"])):
+                with pytest.raises(RefusedError, match="same or a higher number is here"):
+                    await brought(bank, other)
+            assert RevocationLists(homes / "tax", ISSUERS).now().firms(["f1"])[0], "an older list is not taken"
+            stranger = issue_revocations(Ed25519PrivateKey.generate(), "portal", ["0b"], number=4)
             with pytest.raises(VeilscoreError):
                 await brought(bank, stranger)
             with pytest.raises(VeilscoreError):
-                await brought(registry, listed(4, [], ["0c"]))
+                await brought(registry, listed(5, [], ["0c"]))
             assert RevocationLists(homes / "tax", ISSUERS).now().consents == {"0a"}
 
     asyncio.run(work())
