@@ -40,6 +40,45 @@ def pair(codes, n_codes, *, opened=False):
     return owner, LookupTable(codes.shape[0], n_codes, LABEL, opened=opened, hints=owner.hint_chunks())
 
 
+@pytest.mark.parametrize("n_codes", [[5], [3, 1, 4], [1, 1]])
+@pytest.mark.parametrize("n", [7, 4097])
+def test_cells_first_is_one_pass_with_the_same_sums(n, n_codes):
+    rng = np.random.default_rng(8)
+    codes, counts = make(rng, n, n_codes)
+    theta = rng.integers(-(1 << 18), 1 << 18, sum(n_codes))
+    owner = LookupCodes(codes, counts, LABEL, opened=True, workers=2)
+    table = LookupTable(n, counts, LABEL, opened=True)
+    cells, alpha = table.begin(theta)
+    assert (len(cells), len(alpha)) == owner.begin_bytes
+    with pytest.raises(ProtocolError, match="blocks are missing"):
+        table.finish()
+    table.add_hints(owner.begin(cells, alpha))
+    beta, share = table.finish()
+    assert len(beta) == owner.finish_bytes
+    assert error((share, owner.finish(beta)), plain(codes, counts, theta)) == 0
+    with pytest.raises(ProtocolError, match="before its cells"):
+        owner.finish(beta)
+    with pytest.raises(SecretReuseError):
+        owner.begin(cells, alpha)
+    with pytest.raises(ProtocolError, match="no table"):
+        table.finish()
+
+
+@pytest.mark.parametrize("field", [0, 1, 2])
+def test_damaged_parts_of_a_query_in_two_are_refused(field):
+    codes, counts = make(np.random.default_rng(9), 10, [2, 3])
+    table, owner = LookupTable(10, counts, LABEL, opened=True), LookupCodes(codes, counts, LABEL, opened=True)
+    parts = [*table.begin(np.arange(5))]
+    if field < 2:
+        parts[field] = parts[field][:-1]
+        with pytest.raises(MessageError):
+            owner.begin(*parts)
+        return
+    owner.begin(*parts)
+    with pytest.raises(MessageError):
+        owner.finish(b"\xff" * owner.finish_bytes)
+
+
 @pytest.fixture(scope="module")
 def small():
     codes, n_codes = make(np.random.default_rng(1), 10, [2, 3])
@@ -178,4 +217,4 @@ def test_repr_shows_sizes_alone(small):
     query, _ = table.query(np.zeros(5, np.int64))
     assert repr(owner) == "LookupCodes(n_samples=10, n_cells=5)"
     assert repr(table) == "LookupTable(n_samples=10, n_cells=5)"
-    assert repr(query) == f"LookupQuery({7 * ELEMENT} bytes)"
+    assert repr(query) == f"LookupQuery({5 * ELEMENT} bytes)"

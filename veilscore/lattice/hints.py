@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -172,6 +172,13 @@ class MatrixOwner:
         """Return all hints at once."""
         return b"".join(self.hint_chunks())
 
+    def narrow(self, matrix: Matrix, outputs: Integers) -> None:
+        """Keep some outputs alone, with the hints made for all; `matrix` has these outputs."""
+        if self._sigma is None or not self._hints_done:
+            raise ProtocolError("some outputs were asked for before the hints were made")
+        self._matrix, self._shape = matrix, replace(self._shape, n_outputs=outputs.size)
+        self._sigma = self._sigma[outputs]
+
     @property
     def query_bytes(self) -> int:
         """Bytes of a packed query for one vector."""
@@ -237,6 +244,13 @@ class VectorOwner:
     def complete(self) -> bool:
         """Whether all hints have come."""
         return self._filled == self._shape.n_outputs
+
+    def narrow(self, outputs: Integers) -> None:
+        """Keep the hints of some outputs alone."""
+        if not self.complete:
+            raise ProtocolError("some outputs were asked for before all hints came")
+        self._shape, self._filled = replace(self._shape, n_outputs=outputs.size), outputs.size
+        self._hints = self._hints[outputs]
 
     @property
     def hint_bytes(self) -> int:
