@@ -8,7 +8,7 @@ from veilscore.lattice.params import T
 from veilscore.models.split_search import Ranked
 from veilscore.protocols.bit_products import bit_setup
 from veilscore.protocols.boosting_nodes import GrowingNode, subtract
-from veilscore.protocols.boosting_search import Search, Side, coarse_step
+from veilscore.protocols.boosting_search import Search, SplitSide, coarse_step
 from veilscore.protocols.sealed_argmax import bank_argmax, bank_setup, holder_argmax, holder_setup
 from veilscore.protocols.sealed_gain import GainRule
 from veilscore.v1 import boosting_pb2 as pb
@@ -24,7 +24,7 @@ RNG = np.random.default_rng(4)
 
 
 def sides(columns=(2, 2), *, coarse=True):
-    return tuple(Side.of(r, np.arange(d), coarse=coarse) for r, d in zip(RANKED, columns, strict=True))
+    return tuple(SplitSide.of(r, np.arange(d), coarse=coarse) for r, d in zip(RANKED, columns, strict=True))
 
 
 @pytest.mark.parametrize(("count", "step"), [(1, 1), (10, 1), (11, 2), (31, 3), (32, 3), (64, 6)])

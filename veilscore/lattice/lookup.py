@@ -372,10 +372,10 @@ class LookupTable:
         self._check_complete()
         tables, constant = self._tables(theta)
         stream = SecretStream()
-        parts = [self._encrypt(row, stream) for row in tables]
-        closed = [self._close(s, stream, int(more)) for (s, _, _), more in zip(parts, constant, strict=True)]
-        cells, alpha = (b"".join(part[k] for part in parts) for k in (1, 2))
-        return LookupQuery(cells, alpha, b"".join(beta for beta, _ in closed)), np.stack([share for _, share in closed])
+        secrets, cells, alpha = zip(*(self._encrypt(row, stream) for row in tables), strict=True)
+        closed = (self._close(s, stream, int(more)) for s, more in zip(secrets, constant, strict=True))
+        beta, shares = zip(*closed, strict=True)
+        return LookupQuery(b"".join(cells), b"".join(alpha), b"".join(beta)), np.stack(shares)
 
     def begin(self, theta: NDArray[np.integer]) -> tuple[bytes, bytes]:
         """Encrypt one table (cells,) before the hints come; return cells and alpha. `finish` gives the rest."""

@@ -27,7 +27,7 @@ from veilscore.protocols.boosting_nodes import (
     together,
     tree_of,
 )
-from veilscore.protocols.boosting_search import MAX_AROUND, Argmax, Candidates, Search, Side
+from veilscore.protocols.boosting_search import MAX_AROUND, Argmax, Candidates, Search, SplitSide
 from veilscore.protocols.boosting_shares import BankShares, HolderShares
 from veilscore.protocols.sealed_argmax import BankKeys, HolderKeys, Winners, bank_argmax, holder_argmax, openings
 from veilscore.protocols.sealed_gain import GainRule
@@ -62,8 +62,8 @@ def search_of(
 ) -> Search:
     """Return how one tree's splits are found: the bank's side first; `mine` is this party's."""
     sides = (
-        Side.of(ranked[0], columns[0], coarse=growth.coarse),
-        Side.of(ranked[1], columns[1], coarse=growth.coarse),
+        SplitSide.of(ranked[0], columns[0], coarse=growth.coarse),
+        SplitSide.of(ranked[1], columns[1], coarse=growth.coarse),
     )
     return Search(sides, mine, argmax, keys, bits, lambda n_bank, n_holder: gain_rule(growth, n_bank, n_holder))
 

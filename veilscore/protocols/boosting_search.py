@@ -82,7 +82,7 @@ class Candidates:
 
 
 @dataclass(frozen=True, eq=False)
-class Side:
+class SplitSide:
     """The candidates of one side, and in which order they are compared.
 
     first : (f,) numbers of those compared first.
@@ -95,7 +95,7 @@ class Side:
     around: Integers
 
     @classmethod
-    def of(cls, ranked: Ranked, chosen: Integers, *, coarse: bool) -> Side:
+    def of(cls, ranked: Ranked, chosen: Integers, *, coarse: bool) -> SplitSide:
         """Return the candidates of the chosen columns; `coarse`: a few of each first."""
         every = Candidates.of(ranked, chosen)
         k = every.codes.size
@@ -116,7 +116,7 @@ class Side:
     @property
     def width(self) -> int:
         """How many are compared around the best of the first ones."""
-        return self.around.shape[1]
+        return int(self.around.shape[1])
 
 
 Argmax = Callable[[Any, GainRule, Sums], Protocol[Winners]]
@@ -132,7 +132,7 @@ class Search:
     rule : what both know about the comparison of so many candidates of each side.
     """
 
-    sides: tuple[Side, Side]
+    sides: tuple[SplitSide, SplitSide]
     mine: int
     argmax: Argmax
     keys: Any
@@ -187,7 +187,7 @@ class Search:
         return np.stack(parts, axis=1) if parts else np.zeros((2, 0, candidates.codes.size), np.uint64)
 
 
-def _picked(products: Words, n_nodes: int, side: Side) -> Words:
+def _picked(products: Words, n_nodes: int, side: SplitSide) -> Words:
     """Add up the products of each node: (2 w, nodes f) to (2, nodes, w)."""
     total = shares.sum_shares(products.reshape(2 * side.width, n_nodes, side.first.size))
     return total.reshape(2, side.width, n_nodes).transpose(0, 2, 1)
