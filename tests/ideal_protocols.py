@@ -104,7 +104,7 @@ _NONE_YET = object()
 class Vectors:
     """Stands for `HistogramVectors`: the bank draws its share, and the holder gets the rest."""
 
-    hint_bytes = 1
+    hint_bytes = hint_unit = 1
 
     def __init__(self, n_samples, n_codes, _label, _hints=()):
         self._n, self._n_codes = n_samples, np.asarray(n_codes)
@@ -125,6 +125,8 @@ class Vectors:
 
 class Codes:
     """Stands for `HistogramCodes`."""
+
+    hint_bytes = 1
 
     def __init__(self, codes, n_codes, _label, **_options):
         self._codes, self._n_codes = np.ascontiguousarray(codes), np.asarray(n_codes)

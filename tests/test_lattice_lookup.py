@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from veilscore.errors import MessageError, ParameterError, ProtocolError, SecretReuseError
 from veilscore.lattice.lookup import LookupCodes, LookupTable
-from veilscore.lattice.params import LOOKUP_TRAIN, MAX_CELLS
+from veilscore.lattice.params import HISTOGRAM, LOOKUP_TRAIN, MAX_CELLS, T
 from veilscore.lattice.ring import unpack
 
 LABEL = b"test lookup"
@@ -62,6 +62,16 @@ def test_cells_first_is_one_pass_with_the_same_sums(n, n_codes):
         owner.begin(cells, alpha)
     with pytest.raises(ProtocolError, match="no table"):
         table.finish()
+
+
+def test_last_codes_of_many_columns_do_not_wrap():
+    """Of values of 60 bits the last codes of twenty columns add up to more than 64 bits."""
+    codes, counts = make(np.random.default_rng(10), 20, [3] * 20)
+    theta = np.full(60, T - 5, np.int64)
+    owner = LookupCodes(codes, counts, LABEL, params=HISTOGRAM)
+    query, share = LookupTable(20, counts, LABEL, params=HISTOGRAM, hints=owner.hint_chunks()).query(theta)
+    total = [(int(a) + int(b) + 100) % T for a, b in zip(share, owner.evaluate(query), strict=True)]
+    assert all(min(one, T - one) <= 1 for one in total)
 
 
 @pytest.mark.parametrize("field", [0, 1, 2])

@@ -168,6 +168,11 @@ class MatrixOwner:
             list(pool.map(one, range(stop - start)))
         return out
 
+    @property
+    def hint_bytes(self) -> int:
+        """Bytes of all hints."""
+        return self._shape.n_outputs * self._shape.output_bytes
+
     def hints(self) -> bytes:
         """Return all hints at once."""
         return b"".join(self.hint_chunks())
@@ -256,6 +261,11 @@ class VectorOwner:
     def hint_bytes(self) -> int:
         """Bytes of all hints."""
         return self._shape.n_outputs * self._shape.output_bytes
+
+    @property
+    def hint_unit(self) -> int:
+        """Bytes of one hint, of which `add_hints` takes whole ones."""
+        return self._shape.output_bytes
 
     def add_hints(self, chunk: bytes) -> None:
         """Take the next hints, of any whole number of outputs, in the order in which they were made."""

@@ -36,13 +36,16 @@ def counted(n_codes: Integers) -> Integers:
     return n_codes - 1 if n_codes.max() > 1 else n_codes
 
 
-def _from_last(theta: Integers, n_codes: Integers) -> tuple[Integers, Integers]:
-    """Return tables (V, cells) as what is looked up, beyond the last code of each column, and the sum of these (V,)."""
+def _from_last(theta: Integers, n_codes: Integers, t: int) -> tuple[Integers, Integers]:
+    """Return tables (V, cells) modulo t as what is looked up, beyond the last codes, and the sums of these (V,)."""
+    total = np.zeros(len(theta), np.int64)
     if n_codes.max() == 1:
-        return theta, np.zeros(len(theta), np.int64)
+        return theta, total
     ends = np.cumsum(n_codes)
     last = theta[:, ends - 1]
-    return np.delete(theta - np.repeat(last, n_codes, axis=1), ends - 1, axis=1), last.sum(axis=1)
+    for column in last.T:  # one at a time: t may have 60 bits, and a sum of many would wrap
+        total = (total + column) % t
+    return np.delete(theta - np.repeat(last, n_codes, axis=1), ends - 1, axis=1) % t, total
 
 
 @dataclass(frozen=True, repr=False)
@@ -403,8 +406,8 @@ class LookupTable:
         """Return what is looked up (V, cells), modulo t, and what is added to each table's sums (V,)."""
         t = self._shape.params.t
         checked = check_theta(theta, int(self._n_codes.sum()), t).astype(np.int64)
-        tables, constant = _from_last(checked, self._n_codes)
-        return (tables % t).astype(np.uint64), constant % t
+        tables, constant = _from_last(checked, self._n_codes, t)
+        return tables.astype(np.uint64), constant
 
     def _encrypt(self, theta: Words, stream: SecretStream) -> tuple[Limbs, bytes, bytes]:
         """Return the secret, and cells and alpha packed."""

@@ -56,6 +56,7 @@ from veilscore.protocols.bit_products import (
     take_choices,
     take_products,
 )
+from veilscore.protocols.blocks import receive_hints, send_hints
 from veilscore.protocols.boosting_nodes import subtract, vector_share
 from veilscore.protocols.residual import noised
 from veilscore.v1 import chains_pb2 as pb
@@ -148,7 +149,7 @@ def _bank_chain(
     n_codes = columns.n_codes
     chain = Chain(rows, columns, terms.sigma, secret_generator())
     vectors = HistogramVectors(rows.score.size, n_codes, session.label("chain cells", holder, session.bank))
-    vectors.add_hints((yield from receive_parts(holder, pb.ChainHolderHints, vectors.hint_bytes)))
+    yield from receive_hints(holder, pb.ChainHolderHints, vectors)
     keys = yield from bit_setup(session, holder)
     weight = shares.encode(rows.weight)
     query, whole = vectors.query(weight[None])
@@ -201,7 +202,7 @@ def holder_chain(
     """
     bank, n = session.bank, codes.shape[0]
     histogram = HistogramCodes(codes, n_codes, session.label("chain cells", session.party, bank))
-    yield from send_parts(bank, pb.ChainHolderHints, b"".join(histogram.hint_chunks()))
+    yield from send_hints(bank, pb.ChainHolderHints, histogram)
     keys = yield from bit_setup(session, bank)
     whole = yield from _cells(bank, histogram, 1)
     share, grown, chosen = np.zeros(n, np.uint64), list[int](), _Chosen(n_codes, n)
