@@ -28,8 +28,10 @@ from veilscore.wire.protocol import (
     encode,
     pack_fields,
     receive,
+    receive_chunks,
     receive_parts,
     receive_parts_within,
+    send_chunks,
     send_parts,
     unpack_fields,
 )
@@ -91,6 +93,18 @@ def carry(messages, n_bytes, receive=receive_parts):
     except StopIteration as stop:
         return stop.value
     raise AssertionError("still waits for more")
+
+
+@given(st.lists(st.binary(min_size=3, max_size=3), min_size=1, max_size=30), st.integers(1, 40))
+def test_chunks_are_the_same_parts_and_are_taken_whole_as_they_come(chunks, part_bytes):
+    data, taken = b"".join(chunks), []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(protocol, "PART_BYTES", part_bytes)
+        sent = [command.message for command in send_chunks("bank", PART, len(data), iter(chunks))]
+        assert sent == [command.message for command in send_parts("bank", PART, data)]
+        carry(sent, len(data), lambda *of: receive_chunks(*of, 3, taken.append))
+    assert b"".join(taken) == data
+    assert all(one and len(one) % 3 == 0 for one in taken)
 
 
 @given(st.binary(max_size=100), st.integers(1, 40))
