@@ -480,11 +480,11 @@ def test_spares_give_the_same_scores(trained, homes, monkeypatch):
             async with scoring(homes, "tax", "registry"):
                 first = await score(command, "first", trained.known[0])
                 assert (len(used), len(at_once)) == (2, 2)  # there is no stock before a model is asked for
-                await stocked(6)
+                await stocked(2 + 6)
                 # other firms than the first: a repeat is answered without its spare, which goes back
                 several = await asyncio.gather(*(score(command, f, f) for f in trained.known[1:6]))
                 counts = len(used), len(at_once)
-                await stocked(12)
+                await stocked(2 + 6 + 4 + 6)
                 again = await score(command, "again", trained.known[0])
                 assert (len(used), len(at_once)) == counts
             async with scoring(homes, "tax", "registry"):  # restarted: their halves of the spares are gone

@@ -164,12 +164,16 @@ class EvidenceRecorder:
             named = JOB_ID.fullmatch(entry["job_id"])
             self.in_use[entry.get("model") or (named["name"] if named else "")] = entry["job_id"]
 
+    def _append_ahead(self, entries: Sequence[dict[str, Any]]) -> range:
+        """Log what somebody waits for, in one write, and have its head follow."""
+        places = self.log.append(entries, head_later=self._loop is not None)
+        if self._loop is not None:  # from here, as whoever asked for the entries may have given up and be gone
+            self._loop.call_soon_threadsafe(self._sign_soon)
+        return places
+
     def _append(self, entry: dict[str, Any]) -> int:
         with self._lock:
-            loop = self._loop if entry["kind"] in _AHEAD else None
-            index = self.log.append([entry], head_later=loop is not None)[0]
-            if loop is not None:  # from here, as whoever asked for the entry may have given up and be gone
-                loop.call_soon_threadsafe(self._sign_soon)
+            index = self.log.append([entry])[0]
             if entry["kind"] in _REMEMBERED:
                 self._remember(index, entry["kind"], canonical(entry))
             return index
@@ -284,13 +288,14 @@ class EvidenceRecorder:
         consent = digest(request.consent) if request.consent else ""
         return OnlineAsked(request.request_id, salt, body, commitment(salt, body), consent)
 
-    def score_released(self, asked: OnlineAsked, response: pb.ScoreResponse, ciphertexts: Mapping[str, str]) -> bytes:
-        """Log a score before it leaves the bank online, and return what `keep_receipt` makes its receipt of later.
+    def statement_of(
+        self, asked: OnlineAsked, response: pb.ScoreResponse, ciphertexts: Mapping[str, str]
+    ) -> dict[str, Any]:
+        """Return the bank's statement on a score, an `OnlineStatement` as plain values: a caller waits for it.
 
-        The `OnlineStatement` is written as plain values, and ahead of its head: a caller waits for it.
         ciphertexts : holder -> SHA-256 of the message that asked it to open its part.
         """
-        statement = {
+        return {
             "kind": "score",
             "party": self.node.name,
             "request": asked.commitment,
@@ -301,13 +306,22 @@ class EvidenceRecorder:
             "ciphertexts": dict(ciphertexts),
             "time_ms": self.log.now_ms(),
         }
-        index = self._append(statement)
-        return pack_fields(index.to_bytes(8, "little"), asked.salt, asked.body)
+
+    def scores_released(self, released: Sequence[tuple[OnlineAsked, dict[str, Any]]]) -> list[bytes]:
+        """Log scores before they leave the bank online, ahead of their head; return what `keep_receipt` takes later.
+
+        released : what was asked, and the statement on it.
+        """
+        places = self._append_ahead([statement for _, statement in released])
+        return [
+            pack_fields(index.to_bytes(8, "little"), asked.salt, asked.body)
+            for index, (asked, _) in zip(places, released, strict=True)
+        ]
 
     def keep_receipt(self, request_id: str, response: pb.ScoreResponse, left: bytes) -> None:
         """Keep at the bank, after a score has left, its receipt, which shows request and response; it may be repeated.
 
-        left : from `score_released`; the log may have been closed and opened since.
+        left : from `scores_released`; the log may have been closed and opened since.
         Raises EvidenceError where the log is another one now.
         """
         number, salt, body = unpack_fields(left, 3)
@@ -334,9 +348,10 @@ class EvidenceRecorder:
             structlog.get_logger("veilscore.evidence.recorder").error("log is not signed", message=message)
             self._sign_soon(_AGAIN_S)
 
-    def online_opened(self, opened: OpeningLogged) -> None:
-        """Log at a holder, before its part of a score or the circuit of a band leaves, and ahead of a head."""
-        self._append({**opened.entry(), "policy": self._policy, "time_ms": self.log.now_ms()})
+    def online_opened(self, opened: Sequence[OpeningLogged]) -> None:
+        """Log at a holder, before its parts of scores or the circuits of bands leave, and ahead of a head."""
+        said = {"policy": self._policy, "time_ms": self.log.now_ms()}
+        self._append_ahead([{**one.entry(), **said} for one in opened])
 
     def renew_head(self, older_than_ms: int) -> None:
         """Sign the log anew if its head is older than that, since whoever countersigns looks at the date."""

@@ -14,7 +14,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,10 @@ from veilscore.evidence.job_ledger import Ledger
 from veilscore.evidence.online_archive import OnlineArchive
 from veilscore.evidence.recorder import EvidenceRecorder, OnlineAsked
 from veilscore.fabric.fabric import Fabric
-from veilscore.files.journal import Journal
+from veilscore.files.journal import Answer, Journal
 from veilscore.online.bank_decision import BankDecisions, HeldDecision, OwnInputs, ask_of, asked_of, decided
 from veilscore.online.bank_kept import OpenedPart
+from veilscore.online.group_writer import GroupWriter
 from veilscore.online.model import BankModel, BankModels
 from veilscore.online.records import Origins
 from veilscore.online.response import bands_of, check_request, own_record, request_digest, scored, unscored
@@ -104,6 +105,19 @@ class _Request:
         return {"holders": sorted(holders), "own": own, **bands}
 
 
+@dataclass(frozen=True, repr=False)
+class _Release:
+    """What is on disk before a response leaves, in this order.
+
+    before : what the parts came to, for another request with the same; logged : the bank's statement, and what it is
+    made of; response : the response itself.
+    """
+
+    before: Answer | None
+    logged: tuple[OnlineAsked, dict[str, Any]] | None
+    response: Answer
+
+
 class OnlineBank:
     """Answers Score for the bank's own people and systems.
 
@@ -121,6 +135,7 @@ class OnlineBank:
         self._waiting: OrderedDict[str, _Request] = OrderedDict()
         self._keeping: set[asyncio.Task[None]] = set()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="veilscore-he")
+        self._writer: GroupWriter[_Release, bytes] = GroupWriter(self._write_down)
         self._ended_s = 0.0
         self._closed = False
         self.evidence: EvidenceRecorder | None = None
@@ -162,6 +177,7 @@ class OnlineBank:
         await self._caller.close()
         await asyncio.gather(*self._keeping)
         self._thread.shutdown(wait=True, cancel_futures=True)
+        self._writer.close()
         self._journal.close()
 
     async def score(self, request: pb.ScoreRequest, peer: Member) -> pb.ScoreResponse:
@@ -207,12 +223,8 @@ class OnlineBank:
             loop.call_later(_SENT_S, self._prepare_statement, of, request)
             opened: Opened = await of.role.ask(CALLER, request, end_s, late)
             response = of.response(request, opened)
-            if opened.taking_part and not opened.before:
-                body = {"together": opened.together, **of.depends_on(opened.taking_part)}
-                self._journal.keep(f"\n{of.ask.request_id}", b"", json.dumps(body).encode())
-            rest = self._log_release(of, request, response)
             kept = response.SerializeToString()
-            self._journal.keep(request.request_id, digest, kept, rest)
+            rest = await self._writer.put(self._release(of, request, response, kept, opened))
         except TimeoutError:
             response = unscored(request, "failed", late, failure="late")
         except NotScoredError as error:
@@ -260,7 +272,7 @@ class OnlineBank:
                 coordinator=self._fabric.federation.coordinator.name,
                 limit_s=limit_s,
                 take_spare=lambda holder: self._stock.spares.take(holder, base),
-                make_spare=lambda holder: self._made_spare(holder, base, limit_s / 2),
+                make_spare=lambda holder, lost: self._made_spare(holder, base, limit_s / 2, lost),
                 put_back=lambda holder, spare: self._stock.spares.add(holder, base, spare),
                 pool=self._stock.pools.take,
                 drop_pool=self._stock.pools.drop,
@@ -290,7 +302,7 @@ class OnlineBank:
                     decision=asked_of(held, own, self._stock, limit_s / 2),
                     limit_s=limit_s,
                     take_spare=lambda _: None,
-                    make_spare=lambda holder: self._made_spare(holder, held.models[holder], limit_s),
+                    make_spare=lambda holder, lost: self._made_spare(holder, held.models[holder], limit_s, lost),
                     pool=self._stock.pools.take,
                     drop_pool=self._stock.pools.drop,
                     opened_before=partial(self._opened_before, of),
@@ -301,10 +313,9 @@ class OnlineBank:
         )
         return of
 
-    def _made_spare(self, holder: str, model: BankModel, limit_s: float) -> Protocol[BankSpare]:
-        """Make a spare for a request; what is in stock, if anything, the holder has lost."""
-        self._stock.spares.drop(holder, model)
-        return self._stock.make_spare(holder, model, limit_s)
+    def _made_spare(self, holder: str, model: BankModel, limit_s: float, lost: BankSpare | None) -> Protocol[BankSpare]:
+        """Make spares and return one, for a request that finds none, or one that the holder has lost."""
+        return self._stock.made_spare(holder, model, limit_s, lost)
 
     def _opened_before(self, of: _Request, parts: Sequence[FirmPart]) -> int | None:
         """Return what these parts came to if all were released under one request that is kept here, else None."""
@@ -323,12 +334,27 @@ class OnlineBank:
         if self.evidence is not None and of.asked is None:
             of.asked = self.evidence.score_asked(request)
 
-    def _log_release(self, of: _Request, request: pb.ScoreRequest, response: pb.ScoreResponse) -> bytes:
-        """Log what is released before it is; not in a thread, as going there and back takes as long."""
+    def _release(
+        self, of: _Request, request: pb.ScoreRequest, response: pb.ScoreResponse, kept: bytes, opened: Opened
+    ) -> _Release:
+        """Return what is on disk before a response leaves."""
         self._prepare_statement(of, request)
-        if self.evidence is None or of.asked is None:
-            return b""
-        return self.evidence.score_released(of.asked, response, of.sent)
+        logged, before = None, None
+        if self.evidence is not None and of.asked is not None:
+            logged = of.asked, self.evidence.statement_of(of.asked, response, of.sent)
+        if opened.taking_part and not opened.before:
+            body = {"together": opened.together, **of.depends_on(opened.taking_part)}
+            before = Answer(f"\n{of.ask.request_id}", b"", json.dumps(body).encode())
+        return _Release(before, logged, Answer(request.request_id, of.digest, kept))
+
+    def _write_down(self, releases: Sequence[_Release]) -> list[bytes | VeilscoreError]:
+        """Keep what came out, log it, keep the responses, in this order; return what is left to be done for each."""
+        self._journal.keep_all([one.before for one in releases if one.before is not None])
+        logged = [one.logged for one in releases if one.logged is not None]
+        left = iter(self.evidence.scores_released(logged) if self.evidence is not None and logged else ())
+        rests = [next(left) if one.logged is not None else b"" for one in releases]
+        found = self._journal.keep_all([replace(one.response, rest=r) for one, r in zip(releases, rests, strict=True)])
+        return [kept if isinstance(kept, VeilscoreError) else r for kept, r in zip(found, rests, strict=True)]
 
     def _after(self, request_id: str, of: _Request, kept: bytes, rest: bytes) -> None:
         """Begin what comes after a response; keep the role of a request that can be repeated."""
