@@ -21,7 +21,7 @@ from veilscore.console.language import noted
 from veilscore.console.page import ANY_PERSON, ANYBODY, Page
 from veilscore.console.proofs import heads_seen
 from veilscore.errors import VeilscoreError
-from veilscore.evidence.recorder import FOLDER
+from veilscore.evidence.log import FOLDER
 from veilscore.fabric.process import running_pid
 from veilscore.keys.identity import RECOVERY_FILE
 from veilscore.release.account import FILE, accounts

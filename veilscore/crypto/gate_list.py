@@ -116,7 +116,8 @@ class GateList:
         """Return the labels (n_outputs, 2) of the output; `theirs` and `own` are (n, 2), `table` is (gates, 4)."""
         wires = self._wires(np.zeros(2, np.uint64), theirs, own)
         first, keys = self._keys(hashes)
-        return _evaluate_list(self.ends, self.names, self.firsts, keys, first, wires, table)
+        out: Labels = _evaluate_list(self.ends, self.names, self.firsts, keys, first, wires, table)
+        return out
 
     def _wires(self, one: Labels, theirs: Labels, own: Labels) -> Labels:
         """Return room for the labels of all wires, with those of the inputs."""

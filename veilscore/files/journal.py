@@ -91,10 +91,10 @@ class Journal:
         with self._told(), self._lock:
             return [(key, bytes(body), bytes(rest)) for key, body, rest in self._db.execute(query)]
 
-    def finished(self, key: str) -> None:
-        """Record that nothing is left to be done after an answer."""
-        with self._told(), self._lock:
-            self._db.execute("DELETE FROM unfinished WHERE key = ?", (key,))
+    def finished(self, keys: Sequence[str]) -> None:
+        """Record that nothing is left to be done after some answers."""
+        with self._told(), self._lock, transaction(self._db):
+            self._db.executemany("DELETE FROM unfinished WHERE key = ?", [(key,) for key in keys])
 
     def mark(self, key: str) -> int:
         """Return the mark of a counter, 0 at first; unlike answers marks are kept for ever."""

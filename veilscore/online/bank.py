@@ -21,15 +21,16 @@ from typing import Any
 
 import numpy as np
 import structlog
-from google.protobuf.message import DecodeError
 
 from veilscore.arrays import CodeArray
 from veilscore.errors import RefusedError, VeilscoreError
 from veilscore.evidence.job_ledger import Ledger
 from veilscore.evidence.online_archive import OnlineArchive
-from veilscore.evidence.recorder import EvidenceRecorder, OnlineAsked
+from veilscore.evidence.online_receipts import OnlineAsked, Receiptless
+from veilscore.evidence.recorder import EvidenceRecorder
 from veilscore.fabric.fabric import Fabric
 from veilscore.files.journal import Answer, Journal
+from veilscore.online.afterwards import Afterwards
 from veilscore.online.bank_decision import BankDecisions, HeldDecision, OwnInputs, ask_of, asked_of, decided
 from veilscore.online.bank_kept import OpenedPart
 from veilscore.online.group_writer import GroupWriter
@@ -52,7 +53,6 @@ from veilscore.wire.protocol import Protocol
 DEFAULT_S, MOST_S = 10.0, 120.0
 _ROLES_KEPT = 64  # requests that failed while being opened, with the bytes to repeat; a few hundred kB each
 _SENT_S = 0.001  # until the first messages of a request have left
-_LEFT_S = 0.005  # until a response has left the machine, before what comes after it begins
 
 
 @dataclass(eq=False, repr=False)
@@ -118,6 +118,14 @@ class _Release:
     response: Answer
 
 
+@dataclass(frozen=True, repr=False)
+class _Left:
+    """What is left to be kept of a request whose response has left."""
+
+    of: _Request
+    receipt: Receiptless
+
+
 class OnlineBank:
     """Answers Score for the bank's own people and systems.
 
@@ -133,7 +141,7 @@ class OnlineBank:
         self._archive.start()
         self._running: dict[str, tuple[bytes, asyncio.Task[pb.ScoreResponse]]] = {}
         self._waiting: OrderedDict[str, _Request] = OrderedDict()
-        self._keeping: set[asyncio.Task[None]] = set()
+        self._afterwards: Afterwards[_Left] = Afterwards(self._keep)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="veilscore-he")
         self._writer: GroupWriter[_Release, bytes] = GroupWriter(self._write_down)
         self._ended_s = 0.0
@@ -162,8 +170,7 @@ class OnlineBank:
         """Write receipts left over from the previous run."""
 
         def left_over() -> None:
-            for left in self._journal.unfinished():
-                self._keep_receipt(*left)
+            self._keep_receipts([Receiptless(*left) for left in self._journal.unfinished()])
 
         await asyncio.to_thread(left_over)
 
@@ -175,7 +182,7 @@ class OnlineBank:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._caller.close()
-        await asyncio.gather(*self._keeping)
+        await self._afterwards.close()
         self._thread.shutdown(wait=True, cancel_futures=True)
         self._writer.close()
         self._journal.close()
@@ -332,7 +339,7 @@ class OnlineBank:
     def _prepare_statement(self, of: _Request, request: pb.ScoreRequest) -> None:
         """Make the request's part of the bank's statement, while the holders compute."""
         if self.evidence is not None and of.asked is None:
-            of.asked = self.evidence.score_asked(request)
+            of.asked = OnlineAsked.of(request)
 
     def _release(
         self, of: _Request, request: pb.ScoreRequest, response: pb.ScoreResponse, kept: bytes, opened: Opened
@@ -363,34 +370,31 @@ class OnlineBank:
             while len(self._waiting) > _ROLES_KEPT:
                 self._waiting.popitem(last=False)
         if of.opens or rest:
-            task = asyncio.create_task(self._keep(request_id, of, kept, rest))
-            self._keeping.add(task)
-            task.add_done_callback(self._keeping.discard)
+            self._afterwards.add(_Left(of, Receiptless(request_id, kept, rest)))
         if not self._closed:
             self._stock.refill(lambda: None if self._running else self._ended_s)
 
-    async def _keep(self, request_id: str, of: _Request, kept: bytes, rest: bytes) -> None:
-        """Keep what was asked to be opened, without which an auditor has no answer, and the receipt."""
-        await asyncio.sleep(_LEFT_S)
-
-        def work() -> None:
+    def _keep(self, left: Sequence[_Left]) -> None:
+        """Keep what was asked to be opened, without which an auditor has no answer, and the receipts."""
+        for one in left:
             try:
-                self._keep_for_audit(of)
+                self._keep_for_audit(one.of)
             except VeilscoreError as error:
                 self._log.warning("score cannot be audited", error=type(error).__name__, message=error.message)
-            if rest:
-                self._keep_receipt(request_id, kept, rest)
+        self._keep_receipts([one.receipt for one in left if one.receipt.left])
 
-        await asyncio.to_thread(work)
+    def _keep_receipts(self, left: Sequence[Receiptless]) -> None:
+        """Make receipts; where that fails, the next start of the node tries again."""
+        if self.evidence is None or not left:
+            return
+        try:
+            done = self.evidence.keep_receipts(left, self._no_receipt)
+            self._journal.finished(done)
+        except (VeilscoreError, ValueError) as error:
+            self._no_receipt(error)
 
-    def _keep_receipt(self, request_id: str, response: bytes, rest: bytes) -> None:
-        """Make a receipt; if that fails, the next start of the node tries again."""
-        if self.evidence is not None:
-            try:
-                self.evidence.keep_receipt(request_id, pb.ScoreResponse.FromString(response), rest)
-                self._journal.finished(request_id)
-            except (VeilscoreError, DecodeError, ValueError) as error:
-                self._log.error("score has no receipt", error=type(error).__name__, message=str(error))
+    def _no_receipt(self, error: Exception) -> None:
+        self._log.error("score has no receipt", error=type(error).__name__, message=str(error))
 
     def _keep_for_audit(self, of: _Request) -> None:
         for part, request in of.opens.values():
