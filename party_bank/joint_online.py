@@ -6,27 +6,47 @@ holders release a firm once for it. The firm's token is the one that the book na
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import sqlalchemy as sa
+from google.protobuf.message import Message
 
 from party_bank.book import Book
 from party_bank.book_tables import CONSENTS, DECISIONS
 from party_bank.joint import OpenedSteps
-from party_bank.own_node import OwnNode
 from veilscore.errors import BookError, VeilscoreError
 from veilscore.models.decided import load_decision
 from veilscore.release.consent import Signed
 from veilscore.release.token_choice import set_aside, token_of
 from veilscore.terms.decide import Decide
+from veilscore.terms.decision import bits_of
 from veilscore.terms.settings import read_text
 from veilscore.v1 import control_pb2
 
 _PATIENCE_S = 5.0  # beyond a request's own time, for its answer to come back
 _ANSWERED = ("scored", "fallback")
+M = TypeVar("M", bound=Message)
 _Kept = tuple[Path, Signed]
+
+
+class ScoringNode(Protocol):
+    """The bank's node: `OwnNode`, or one that is reached over a site's own link."""
+
+    @property
+    def home(self) -> Path:
+        """Return the bank's home."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """Return the bank's name."""
+        ...
+
+    def ask(self, method: str, request: Message, reply: type[M], timeout_s: float) -> M:
+        """Call the node once and return its reply."""
+        ...
 
 
 class OnlineJoint:
@@ -35,14 +55,14 @@ class OnlineJoint:
     timeout_s : of one decision.
     """
 
-    def __init__(self, book: Book, node: OwnNode, *, timeout_s: float = 10.0) -> None:
+    def __init__(self, book: Book, node: ScoringNode, *, timeout_s: float = 10.0) -> None:
         self._book, self._node, self._timeout_s = book, node, timeout_s
 
     def __call__(self, firms: Sequence[str], *, model: str, purpose: str, reference: str) -> OpenedSteps:
         """Return the step of a firm; None where a holder says that it does not know it.
 
-        Raises BookError where the node cannot be reached, a holder refuses, or there is no token: what asked stays as
-        it is, and goes on under the same reference.
+        Raises BookError where the node cannot be reached, a holder refuses, or there is no token: what waits for the
+        decision stays as it is in the book, and goes on under the same reference.
         """
         if len(firms) != 1:
             raise BookError(f"{reference} is about {len(firms):,} firms: run a job for them (task decide)")
@@ -57,7 +77,7 @@ class OnlineJoint:
             {firm: None if unknown else response.step},
             response.model_sha256.hex(),
             tuple(party.party for party in response.parties if party.party != self._node.name),
-            math.log2(outcomes),
+            bits_of(outcomes),
             measures={firm: response.measure} if response.measure else {},
         )
 

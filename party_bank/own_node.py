@@ -6,19 +6,19 @@ One connection stays open from the first call to `close`, since making one takes
 from __future__ import annotations
 
 import asyncio
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
 from google.protobuf.message import Message
 
+from veilscore.fabric.calling import CALL_S, calling_fabric
 from veilscore.fabric.fabric import Fabric
 from veilscore.terms.membership import load_membership
-from veilscore.terms.node_config import load_node_config
-from veilscore.wire.inbox import WireLimits
+from veilscore.terms.node_config import NodeConfig, load_node_config
 
 M = TypeVar("M", bound=Message)
-_CONNECT_S = 15.0
 
 
 class OwnNode:
@@ -32,7 +32,7 @@ class OwnNode:
         self.home = home
         self._runner = asyncio.Runner()
         self._fabric: Fabric | None = None
-        self.name = self.coordinator = ""
+        self._coordinator = ""
 
     def __enter__(self) -> Self:
         return self
@@ -41,6 +41,15 @@ class OwnNode:
         self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @cached_property
+    def name(self) -> str:
+        """Return the name of the node, known without any call; ConfigError where the home is no node's."""
+        return self._config.works_at or self._config.name
+
+    @cached_property
+    def _config(self) -> NodeConfig:
+        return load_node_config(self.home)
 
     def close(self) -> None:
         """Close the connection."""
@@ -55,21 +64,14 @@ class OwnNode:
 
     def ask_coordinator(self, method: str, request: Message, reply: type[M]) -> M:
         """Call the coordinator once and return its reply."""
-        return self._runner.run(self._call(method, request, reply, _CONNECT_S, at_coordinator=True))
+        return self._runner.run(self._call(method, request, reply, CALL_S, at_coordinator=True))
 
     async def _call(
         self, method: str, request: Message, reply: type[M], timeout_s: float, *, at_coordinator: bool
     ) -> M:
         if self._fabric is None:
-            node = load_node_config(self.home)
-            identity, federation = load_membership(self.home, node)
-            limits = WireLimits(connect_timeout_s=_CONNECT_S)
-            self._fabric = Fabric(identity, federation, accept_session=_refuse_session, limits=limits)
-            self.name, self.coordinator = node.works_at or identity.name, federation.coordinator.name
-        peer = self.coordinator if at_coordinator else self.name
+            identity, federation = load_membership(self.home, self._config)
+            self._fabric = calling_fabric(identity, federation)
+            self._coordinator = federation.coordinator.name
+        peer = self._coordinator if at_coordinator else self.name
         return await self._fabric.call(peer, method, request, reply, timeout_s=timeout_s, retry=False)
-
-
-def _refuse_session(_session: str, _sender: str) -> bool:
-    """Refuse: who only calls takes part in no protocol."""
-    return False

@@ -82,6 +82,8 @@ def test_garbled_it_is_the_same():
     circuit = circuit_of(limits, [TURN, SCORE_T, TURN], knock_outs=True, tell_measure=True)
     totals = [RNG.integers(-9, 16, 300), RNG.integers(0, 600, 300), -RNG.integers(0, 2, 300)]
     bound = RNG.integers(0, 4, 300)
+    for step, total in enumerate([-6, -5, 0, 12]):  # each step by at least one firm, whatever was drawn
+        totals[0][step], totals[1][step], totals[2][step], bound[step] = total, 500, 0, 3
     bank, lead = inputs(circuit, totals, bound)
     offset = RNG.integers(0, 2**63, 2).astype(np.uint64) | np.uint64(1)
     garbler, evaluator = Garbler(b"test", offset), Evaluator(b"test")

@@ -17,11 +17,17 @@ import hashlib
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
-from rbcl import crypto_core_ristretto255_add as add_points
-from rbcl import crypto_core_ristretto255_sub as subtract_points
 
 from veilscore.arrays import Mask, Words
-from veilscore.crypto.group import Scalar, check_points, parse_points, raise_generator, raise_points
+from veilscore.crypto.group import (
+    Scalar,
+    add_points,
+    check_points,
+    parse_points,
+    raise_generator,
+    raise_points,
+    subtract_points,
+)
 
 
 def _key(label: bytes, index: int, transcript: bytes, point: bytes) -> bytes:

@@ -11,31 +11,25 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-import llvmlite.binding as llvm
 import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from veilscore.errors import MessageError, SecretReuseError, StateError
-from veilscore.files.machine import remove_file
+from veilscore.errors import MessageError, SecretReuseError
 from veilscore.kernels import kernel
 from veilscore.wire.randomness import secret_bytes
-
-try:
-    from rbcl._sodium import _sodium, lib_path
-except OSError as error:  # rbcl unpacks its library into a temporary file
-    raise StateError(
-        f"libsodium cannot be loaded from a temporary file ({error}); set TMPDIR to a folder that can be written and "
-        "whose files may be run"
-    ) from error
 
 POINT_BYTES = 32
 DIGEST_BYTES = 64
 ORDER = 2**252 + 27742317777372353535851937790883648493
 
-llvm.load_library_permanently(lib_path)
-_sodium.sodium_init()
-remove_file(lib_path)  # rbcl unpacks its library into a temporary file at each import and leaves it there
+
+def _loaded() -> bool:
+    """Load libsodium when points are first needed: a node starts, and most commands end, without it."""
+    import veilscore.crypto.sodium  # noqa: F401, PLC0415 - loads the library when it is first imported
+
+    return True
+
 
 _p = types.voidptr
 _scalarmult = types.ExternalFunction("crypto_scalarmult_ristretto255", types.int32(_p, _p, _p))
@@ -43,7 +37,7 @@ _scalarmult_base = types.ExternalFunction("crypto_scalarmult_ristretto255_base",
 _is_valid = types.ExternalFunction("crypto_core_ristretto255_is_valid_point", types.int32(_p))
 
 
-@kernel("(u1[:,::1], Array(u1, 2, 'C', True), u1[::1])", "(u1[:,::1], u1[:,::1], u1[::1])")
+@kernel("(u1[:,::1], Array(u1, 2, 'C', True), u1[::1])", "(u1[:,::1], u1[:,::1], u1[::1])", needs=_loaded)
 def _raise_rows(out: Any, points: Any, scalar: Any) -> int:
     """Out[i] = points[i]^scalar; returns how many encodings were not canonical or the identity."""
     bad = 0
@@ -53,12 +47,12 @@ def _raise_rows(out: Any, points: Any, scalar: Any) -> int:
     return bad
 
 
-@kernel("(u1[:,::1], u1[::1])")
+@kernel("(u1[:,::1], u1[::1])", needs=_loaded)
 def _raise_base(out: Any, scalar: Any) -> None:
     _scalarmult_base(out[0].ctypes, scalar.ctypes)  # fails for the scalar 0 alone
 
 
-@kernel("(Array(u1, 2, 'C', True),)")
+@kernel("(Array(u1, 2, 'C', True),)", needs=_loaded)
 def _count_invalid(points: Any) -> int:
     """How many encodings are not canonical or the identity."""
     bad = 0
@@ -116,6 +110,7 @@ class Scalar:
 
 def raise_generator(scalar: Scalar) -> NDArray[np.uint8]:
     """Return the power of the group's generator: uint8 (1, 32)."""
+    _loaded()
     out = np.empty((1, POINT_BYTES), np.uint8)
     _raise_base(out, scalar.reveal_to_kernel())
     return out
@@ -127,6 +122,7 @@ def raise_points(points: NDArray[np.uint8], scalar: Scalar) -> NDArray[np.uint8]
     points : uint8 (n, 32).
     Raises MessageError: a point is not canonical, not on the curve, or the identity.
     """
+    _loaded()
     out = np.empty_like(points)
     _refuse(_raise_rows(out, points, scalar.reveal_to_kernel()))
     return out
@@ -137,7 +133,22 @@ def check_points(points: NDArray[np.uint8]) -> None:
 
     Raises MessageError: if there is one.
     """
+    _loaded()
     _refuse(_count_invalid(points))
+
+
+def add_points(first: bytes, second: bytes) -> bytes:
+    """Return the sum of two checked points (in the group's multiplicative words, their product)."""
+    from veilscore.crypto.sodium import crypto_core_ristretto255_add  # noqa: PLC0415 - as above
+
+    return bytes(crypto_core_ristretto255_add(first, second))
+
+
+def subtract_points(first: bytes, second: bytes) -> bytes:
+    """Return the difference of two checked points."""
+    from veilscore.crypto.sodium import crypto_core_ristretto255_sub  # noqa: PLC0415 - as above
+
+    return bytes(crypto_core_ristretto255_sub(first, second))
 
 
 def parse_points(data: bytes, n: int) -> NDArray[np.uint8]:

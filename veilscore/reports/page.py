@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from veilscore.models import metrics
 from veilscore.reports import plots
 from veilscore.reports.data import PrivacySection, ReportData, StepCost
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 
 def render(report: ReportData) -> str:
@@ -138,6 +140,8 @@ def _scientific(value: float) -> str:
 @lru_cache(maxsize=1)
 def environment() -> Environment:
     """Return the templates of reports, with their filters; what is put in is escaped."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415 - a node starts without it
+
     environment = Environment(
         loader=PackageLoader("veilscore.reports", "templates"),
         autoescape=True,
