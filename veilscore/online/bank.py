@@ -244,7 +244,8 @@ class OnlineBank:
             self._ended_s = time.monotonic()
             if of is not None:
                 self._after(request.request_id, of, kept, rest)
-        self._log.info("score", status=response.status, model=request.model, message=response.message)
+        say = self._log.debug if response.status in {"scored", "fallback"} else self._log.info  # of all, the evidence
+        say("score", status=response.status, model=request.model, message=response.message)
         for party in response.parties:
             if party.status == "failed":
                 self._log.warning("holder failed", holder=party.party, message=party.reason)

@@ -10,7 +10,7 @@ import contextlib
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -22,19 +22,19 @@ from google.protobuf.message import Message
 from veilscore.crypto.he import SecretContext, T
 from veilscore.errors import ConfigError, IdError, MessageError, PeerError, ProtocolError, RefusedError, VeilscoreError
 from veilscore.evidence.job_ledger import Ledger
-from veilscore.evidence.online_opening import check_commitment
+from veilscore.evidence.online_opening import OpeningLogged, check_commitment
 from veilscore.evidence.recorder import EvidenceRecorder
 from veilscore.fabric.fabric import Fabric
-from veilscore.files.journal import Answer, Journal
+from veilscore.files.journal import Journal
 from veilscore.models.versions import with_map
-from veilscore.online.group_writer import GroupWriter
 from veilscore.online.holder_decision import HolderDecisions
+from veilscore.online.opening_writer import OpeningWriter
 from veilscore.online.records import FoundFirm, Origin, Origins
 from veilscore.online.share_keys import ShareKeys
 from veilscore.online.stock import HolderSpares
 from veilscore.protocols.online import holder_score
 from veilscore.protocols.online_band import lost
-from veilscore.protocols.online_desks import HolderDesk, HolderRecord, PartOpening
+from veilscore.protocols.online_desks import HolderDesk, HolderRecord
 from veilscore.protocols.online_pool import LeadPool
 from veilscore.protocols.online_spares import holder_spare
 from veilscore.release.ledger import EXACT_BITS
@@ -70,8 +70,7 @@ class OnlineHolder:
         self._roles: OrderedDict[str, Served[None]] = OrderedDict()
         self._pools: dict[str, LeadPool] = {}  # the newest of each bank
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="veilscore-he")
-        self._log_thread = ThreadPoolExecutor(1, thread_name_prefix="veilscore-log")
-        self._writer: GroupWriter[PartOpening, bytes] = GroupWriter(self._write_down)
+        self._writer = OpeningWriter(self._guard, self._journal, self._log_openings)
         self.evidence: EvidenceRecorder | None = None
         self._log = structlog.get_logger("veilscore.online").bind(party=node.name)
         self._caller: Calls
@@ -126,7 +125,6 @@ class OnlineHolder:
         await self._caller.close()
         self._thread.shutdown(wait=True, cancel_futures=True)
         self._writer.close()
-        self._log_thread.shutdown(wait=True)
         self._journal.close()
         self._guard.close()
 
@@ -292,32 +290,11 @@ class OnlineHolder:
         origin = await self._origins.by_part(asked.map_hash.hex(), asked.part_hash.hex())
         return self._of_bank(origin, bank, asked.part_hash).n_cells
 
-    def _write_down(self, openings: Sequence[PartOpening]) -> list[bytes | VeilscoreError]:
-        """Count and log what leaves next, then keep it; what may not be counted is not logged.
-
-        Ledger and log wait for the disk at the same time: nothing leaves before both have it, so a crash leaves at most
-        what is counted or logged and did not leave.
-        """
-        admitted: list[PartOpening] = []
-        logged: Future[None] | None = None
-
-        def log(refused: Sequence[VeilscoreError | None]) -> None:
-            nonlocal logged
-            admitted.extend(one for one, refusal in zip(openings, refused, strict=True) if refusal is None)
-            if self.evidence is not None and admitted:
-                entries = [entry for one in admitted for entry in one.logged]
-                logged = self._log_thread.submit(self.evidence.online_opened, entries)
-
-        try:
-            refused = self._guard.admit([one.passed for one in openings], log)
-        finally:
-            if logged is not None:
-                logged.result()
-        kept = iter(self._journal.keep_all([Answer(one.key, one.request, one.data) for one in admitted]))
-        for one in admitted:
-            for entry in one.logged:
-                self._log.info("opened", what=entry.kind, bank=entry.bank, request=entry.request)
-        return [next(kept) if refusal is None else refusal for refusal in refused]
+    def _log_openings(self, opened: Sequence[OpeningLogged]) -> None:
+        if self.evidence is not None:
+            self.evidence.online_opened(opened)
+        for one in opened:
+            self._log.debug("opened", what=one.kind, bank=one.bank, request=one.request)
 
 
 def kept_bands(folder: Path, policy: NodePolicy, map_hash: bytes, bands_hash: bytes) -> Bands:
