@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from veilscore.evidence.recorder import FOLDER
+from veilscore.evidence.log import FOLDER
 from veilscore.fabric.process import running_pid
 from veilscore.keys.identity import RECOVERY_FILE
 from veilscore.terms.federation import Federation
