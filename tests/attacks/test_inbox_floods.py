@@ -1,4 +1,4 @@
-"""A peer of a session fills an inbox with messages that weigh nothing, or loses the acknowledgements of its last ones."""
+"""A peer of a session fills an inbox with messages of no bytes, or loses the acknowledgements of its last ones."""
 
 from __future__ import annotations
 

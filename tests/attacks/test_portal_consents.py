@@ -1,4 +1,4 @@
-"""Killed processes, other terms, stolen codes and lost folders: no consent that nobody gave, none that outlives its end."""
+"""Killed processes, other terms, stolen codes, a full disk: no consent that nobody gave, none that outlives its end."""
 
 from __future__ import annotations
 

@@ -105,8 +105,8 @@ class RevocationWatch:
             self._log.warning("revocation list", source=peer.name)
         elif signed.body not in {one.body for _, one in (await asyncio.to_thread(self._lists.now)).newest.values()}:
             raise RefusedError(
-                "a list of this issuer with the same or a higher number is here: bring the newest one; was the issuer's "
-                "folder restored from a backup, or is it used twice?",
+                "a list of this issuer with the same or a higher number is here: bring the newest, and see whether the "
+                "issuer's folder was restored from a backup or is used twice",
                 party=peer.name,
             )
         return pb.HeldRevocations()
