@@ -101,6 +101,7 @@ class OwnerConsents:
         """
         issuer = self._signs()
         with self._one:
+            self._revoke(book, firm)  # what was taken back before this yes is signed before it is lifted
             with book.writing(OWNER) as entry:
                 entry.lock_firm(firm)
                 standing = self.standing(entry, firm, terms.purpose)
@@ -114,6 +115,7 @@ class OwnerConsents:
                     entry.note(AGREED, firm, {**asdict(terms), "terms_sha256": terms.digest})
             self._revoke(book, firm)
             if self.ended(firm):
+                self._behind = True
                 self._keep(issuer.revoke(*self._all_of(firm), lift=[firm]))
             with book.writing(OWNER) as entry:
                 entry.lock_firm(firm)

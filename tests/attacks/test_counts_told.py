@@ -1,4 +1,4 @@
-"""A holder averages the counts by step that a bank tells: over the same again in vain, over attempts that it changes."""
+"""A holder averages counts by step that a bank tells: the same again in vain, attempts that it changes less so."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_the_same_again_tells_the_same(told):
 
 def test_an_attempt_in_which_the_holder_moves_a_row_of_its_own_is_told_anew(told):
     """It says of a firm that it does not know it, or does: each attempt is mu 0.5, and many average the noise away."""
-    attempts = [told(COUNTS + [k, 0, 0, 0]) - [k, 0, 0, 0] for k in range(400)]
+    attempts = [told(COUNTS + np.array([k, 0, 0, 0])) - [k, 0, 0, 0] for k in range(400)]
     assert np.abs(np.mean(attempts, axis=0) - COUNTS).max() < 1, "400 attempts; a coordinator makes 3 of a step"
     of_one_job = np.array(attempts[:399]).reshape(133, 3, 4).mean(axis=1) - COUNTS
     deviation = TOLD.sigma(sensitivity()) / np.sqrt(3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime as dt
 import os
 import shutil
 
@@ -124,6 +125,17 @@ def test_ending_everything_ends_what_the_book_does_not_have_for_good(opened):
     assert "You ended everything before" not in browser.get("/consents/renewal").text
 
 
+def test_an_end_of_everything_that_was_killed_is_signed_before_the_next_yes_lifts_it(opened, monkeypatch):
+    issuer, browser = issuer_of(opened), opened.browser(OURS)
+    token = issuer.token(OURS, Scope("credit", ("score_online",), "bank", (), 1.0, 4e9))
+    with monkeypatch.context() as patch:
+        patch.setattr(Issuer, "revoke", lambda *_, **__: (_ for _ in ()).throw(StateError("the disk is full")))
+        assert browser.post("/consents/end", sure="yes").status >= 400
+    assert give(browser, "application").status == 303
+    assert claim_of(token).id in taken_back(opened).revoked
+    assert not taken_back(opened).covers([OURS]).any()
+
+
 def test_a_withdrawal_that_could_not_be_signed_is_signed_while_the_portal_runs(opened, monkeypatch):
     browser, other = opened.browser(OURS), opened.browser(THEIRS)
     opened.portal.consents.catch_up(opened.book)  # as at the start
@@ -152,6 +164,9 @@ def test_a_withdrawal_that_could_not_be_signed_is_signed_while_the_portal_runs(o
 def test_a_renewal_is_accepted_as_it_was_read(opened):
     browser = opened.browser(OURS)
     number = lend(opened.book, OURS, 3_000_000, settings=opened.portal.open.settings)
+    with opened.book.writing("test") as entry:
+        (contract,) = entry.rows(sa.select(CONTRACTS))
+        entry.change(CONTRACTS, contract["id"], ends_on=entry.today + dt.timedelta(days=60))
     give(browser, "renewal")
     path = f"/contracts/{number}"
     assert browser.post(f"{path}/renewal").status == 303
