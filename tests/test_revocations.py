@@ -1,6 +1,7 @@
 """A firm that ends every consent is refused by any token and list, at every holder, once one holder knows."""
 
 import asyncio
+import concurrent.futures
 import contextlib
 import time
 
@@ -94,6 +95,17 @@ def test_an_issuer_signs_nothing_for_a_revoked_firm_until_it_is_lifted(tmp_path)
     second = read_revocations(Issuer.load(tmp_path / "portal").revoke(lift=["f1"]), keys)
     assert (second.number, second.covers(["f1", "f2"]).tolist()) == (2, [False, True])
     assert issuer.token("f1", scope())
+
+
+def test_of_lists_that_are_made_at_once_the_last_has_all(tmp_path):
+    """A portal and a command, or two portals: each reads, extends and writes the issuer's files."""
+    issuer = Issuer.create(tmp_path / "portal", "portal")
+    ids = [claim_of(issuer.token("f1", scope())).id for _ in range(8)]
+    with concurrent.futures.ThreadPoolExecutor(8) as threads:
+        made = list(threads.map(lambda one: Issuer.load(tmp_path / "portal").revoke(one), ids))
+    lists = sorted((read_revocations(one, {"portal": issuer.public_key}) for one in made), key=lambda one: one.number)
+    assert [one.number for one in lists] == list(range(1, 9))
+    assert lists[-1].revoked == set(ids)
 
 
 def test_a_list_brought_to_one_holder_reaches_all_by_itself(tmp_path, monkeypatch):
