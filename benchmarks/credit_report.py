@@ -129,7 +129,7 @@ def main() -> None:
             own = assistant.own(world.firms)
             for firm in world.firms:
                 start = time.perf_counter()
-                report, _ = assistant.write(firm, "bench", own)
+                report = assistant.write(firm, "bench", own).report
                 pages = [render_page(report, locale) for locale in LOCALES]
                 times.append(time.perf_counter() - start)
                 untraced += sum(len(untraced_figures(page)) for page in pages)

@@ -97,26 +97,29 @@ def training_jobs(bank: str, datasets: Mapping[str, str], settings: BankSettings
     }
 
 
-def decision_job(bank: str, datasets: Mapping[str, str], settings: BankSettings, model: Path) -> str:
-    """Return the job that files the watch of a trained hazard, as YAML: a level for each of `warnings.levels`."""
+def decision_job(
+    bank: str, datasets: Mapping[str, str], settings: BankSettings, model: str, cutoffs: Sequence[float]
+) -> str:
+    """Return the job that files the watch of a trained hazard, as YAML: a level for each of `warnings.levels`.
+
+    cutoffs : of the levels (`alarm_cutoffs`).
+    """
     levels = settings.warnings.levels
-    cutoffs = alarm_cutoffs(model, [level.share for level in levels])
     name = settings.decisions.get(WATCH, "early-warning")
     decision = {
         "name": name,
         "purpose": WATCH,
         "watch": True,
         "steps": [level.name for level in levels],
-        "measures": {"hazard": {"model": model.name, "cutoffs": cutoffs}},
+        "measures": {"hazard": {"model": model, "cutoffs": list(cutoffs)}},
     }
     return _text(name, "file_decision", bank, datasets, {"decision": decision}, WATCH)
 
 
 def month_job(bank: str, datasets: Mapping[str, str], settings: BankSettings, month: dt.date, last: str | None) -> str:
     """Return the job that opens a month's levels, as YAML; last : the job of the month before, None in the first."""
-    if WATCH not in settings.decisions:
-        raise ConfigError("bank.yaml names no decision for watch: write decisions: {watch: MODEL}")
-    asked = {"decision": settings.decisions[WATCH], "watch": True, "id_normaliser": settings.id_normaliser}
+    model = settings.decision_for(WATCH)
+    asked = {"decision": model, "watch": True, "id_normaliser": settings.id_normaliser}
     named = {} if last is None else {"last": last}
     return _text(f"alarms-{month:%Y-%m}", "decide", bank, datasets, {**asked, **named}, WATCH)
 

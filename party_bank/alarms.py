@@ -51,10 +51,8 @@ def run(book: Book, settings: BankSettings, joint: JointDecision, month: dt.date
     joint : a month's job serves that month alone: a job of an earlier month is refused (BookError).
     Raises ConfigError where bank.yaml names no watch, BookError for a month that is over and was not asked for.
     """
-    if WATCH not in settings.decisions:
-        raise ConfigError("bank.yaml names no decision for watch: write decisions: {watch: MODEL}")
     first = month.replace(day=1)
-    ask = Question(WATCH, settings.decisions[WATCH], reference_of(first))
+    ask = Question(WATCH, settings.decision_for(WATCH), reference_of(first))
     with book.writing(actor) as entry:
         asked = entry.scalar(sa.select(sa.func.count()).where(_of(ask)))
         firms, silent = ([], 0) if asked else watched_firms(entry)
@@ -137,7 +135,8 @@ def _earlier(ask: Question) -> sa.ColumnElement[bool]:
 
 def _jobs_before(entry: BookEntry, ask: Question) -> dict[str, str]:
     """Return the jobs of earlier months with their references; a month has one job."""
-    any_row = sa.select(sa.func.min(DECISIONS.c.id)).where(_earlier(ask)).group_by(DECISIONS.c.reference)
+    asked = sa.and_(_earlier(ask), DECISIONS.c.decided_by != "consent")  # a firm whose consent ended was in no job
+    any_row = sa.select(sa.func.min(DECISIONS.c.id)).where(asked).group_by(DECISIONS.c.reference)
     rows = entry.rows(sa.select(DECISIONS.c.inputs, DECISIONS.c.reference).where(DECISIONS.c.id.in_(any_row)))
     return {row["inputs"]["job"]: row["reference"] for row in rows if row["inputs"].get("job")}
 

@@ -125,7 +125,7 @@ def apply(
         application = _find(entry, asked) or _receive(entry, asked)
     decision: Row | None = None
     if application["decision"] is None:
-        ask = Question(APPLICATION, settings.decisions[APPLICATION], f"application/{asked.request}")
+        ask = Question(APPLICATION, settings.decision_for(APPLICATION), f"application/{asked.request}")
         decision = decide_jointly(book, joint, ask, [asked.firm], actor)[asked.firm]
     with book.writing(actor) as entry:
         entry.lock_firm(asked.firm)
@@ -166,8 +166,8 @@ def _check(settings: BankSettings, asked: ApplicationRequest) -> None:
         raise ConfigError("an application asks for a positive amount, for 1 to 120 months")
     if not 1 <= len(asked.request) <= 80:
         raise ConfigError("an application needs an id of its request, 1 to 80 characters")
-    if not asked.offer and APPLICATION not in settings.decisions:
-        raise ConfigError("bank.yaml names no decision for application: write decisions: {application: MODEL}")
+    if not asked.offer:
+        settings.decision_for(APPLICATION)
 
 
 def _find(entry: BookEntry, asked: ApplicationRequest) -> Row | None:

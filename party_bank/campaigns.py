@@ -43,17 +43,15 @@ def create(
 
     basis : legal ground without consents, filed by two stewards.
     """
-    settings.product(product)
-    if PROACTIVE not in settings.decisions:
-        raise ConfigError("bank.yaml names no decision for proactive: write decisions: {proactive: MODEL}")
+    terms, model = settings.product(product), settings.decision_for(PROACTIVE)
     if basis and len(set(stewards)) != 2:
         raise ConfigError("a campaign without consents needs a basis that two stewards filed: name both")
     ground = f"{basis} ({', '.join(sorted(set(stewards)))})" if basis else ""
     values = {
         "product": product,
-        "decision": settings.decisions[PROACTIVE],
+        "decision": model,
         "basis": ground,
-        "valid_days": settings.product(product).valid_days,
+        "valid_days": terms.valid_days,
     }
     with book.writing(actor) as entry:
         found = entry.rows(sa.select(CAMPAIGNS).where(CAMPAIGNS.c.name == name))

@@ -7,7 +7,6 @@ asks again under the same reference, so that no firm is released twice for the s
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ from party_bank.book_check import covers
 from party_bank.book_tables import CONSENTS, DECISIONS
 from party_bank.firms import consent_for, consents_for
 from veilscore.errors import BookError, ConfigError, DataError
-from veilscore.terms.decision import WATCH_MONTHS
+from veilscore.terms.decision import bits_of
 from veilscore.terms.settings import parse_json, read_text
 
 ASKED, OPENED, UNKNOWN = "asked", "opened", "unknown"
@@ -108,8 +107,10 @@ def _renew_consents(entry: BookEntry, ask: Question, waiting: Sequence[Row]) -> 
 
     Of many firms, one whose consent has ended is left out as unknown; of one alone BookError says so.
     """
+    if not waiting:
+        return
     firms = [row["firm"] for row in waiting]
-    given = consents_for(entry, firms, ask.kind) if firms else {}
+    given = consents_for(entry, firms, ask.kind)
     noted = {row["id"]: row for row in entry.rows(sa.select(CONSENTS).where(CONSENTS.c.purpose == ask.kind))}
     for row in waiting:
         firm, before, now = row["firm"], noted.get(row["consent"]), given.get(row["firm"])
@@ -189,9 +190,8 @@ class DecisionsFile:
         except OSError as error:
             raise ConfigError(f"{self.path} cannot be read: {error.strerror}") from error
         measures = {firm: row["measure"] for firm, row in rows.items() if row.get("measure")}
-        n = self.n_steps
-        outcomes = math.comb(WATCH_MONTHS + n, n) if purpose == "watch" else n + 1  # of a watch, those of a whole year
-        return OpenedSteps(steps, "", self.holders, math.log2(outcomes), self.job, measures)
+        bits = bits_of(self.n_steps + 1, watch=purpose == "watch")
+        return OpenedSteps(steps, "", self.holders, bits, self.job, measures)
 
 
 def no_joint_decision(firms: Sequence[str], *, model: str, purpose: str, reference: str) -> OpenedSteps:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import sqlalchemy as sa
 
 from party_bank.alarms import last_job
@@ -21,13 +22,16 @@ from party_bank.book_tables import HISTORY
 from party_bank.joint import DecisionsFile, OpenedSteps
 from party_bank.own_node import OwnNode
 from veilscore.data.ids import normalise_ids
+from veilscore.data.ingest_file import column_types, opened
 from veilscore.data.notation import literal
+from veilscore.data.text_file import file_literal
 from veilscore.errors import BookError, ConfigError, DataError
+from veilscore.files.private import private_folder
 from veilscore.files.store import write_atomically
 from veilscore.release.binding import with_model_version
 from veilscore.terms.decide import Decide
-from veilscore.terms.job import Job, load_job
-from veilscore.terms.node_config import NodeConfig
+from veilscore.terms.job import ENDED, Job, load_job
+from veilscore.terms.node_config import DatasetConfig, NodeConfig
 from veilscore.v1 import control_pb2
 
 _EVENT = "submitted"  # of the book's history
@@ -92,7 +96,7 @@ class BatchJoint:
         return None if status in {"refused", "cancelled"} else str(job_id)
 
     def _wait(self, job_id: str, reference: str) -> None:
-        while (info := self._show(job_id)).status not in {"done", "failed", "refused", "cancelled"}:
+        while (info := self._show(job_id)).status not in ENDED:
             time.sleep(_POLL_S)
         if info.status != "done":
             raise BookError(
@@ -118,10 +122,9 @@ class BatchJoint:
             )
         if source.path is None or source.path.suffix != place.suffix or place.suffix not in {".csv", ".parquet"}:
             raise ConfigError(f"rows of {self._source} cannot be copied to {place.name}: both CSV, or both Parquet")
-        column = source.id_column or ""
-        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(place.parent)
         copied = _copy_csv if place.suffix == ".csv" else _copy_parquet
-        n = copied(source.path, place, column, lambda ids: _places(ids, firms, normaliser))
+        n = copied(source, target, lambda ids: _places(ids, firms, normaliser))
         if n < len(firms):
             raise DataError(f"data set {self._source} lacks {len(firms) - n} of {len(firms)} firms: leave them out")
 
@@ -133,29 +136,46 @@ def _places(ids: Sequence[str], firms: set[str], normaliser: str) -> list[int]:
     return [place for place, one in enumerate(normalise_ids(list(ids), normaliser).tolist()) if one in firms]
 
 
-def _copy_csv(source: Path, target: Path, column: str, chosen: Chosen) -> int:
-    """Copy some rows of a file, texts as they stand there."""
-    with source.open(encoding="utf-8-sig", newline="") as file:
-        heads, *rows = csv.reader(file)
-    kept = chosen([row[heads.index(column)] for row in rows])
+def _copy_csv(source: DatasetConfig, target: DatasetConfig, chosen: Chosen) -> int:
+    """Copy some rows of a file, texts as they stand there, each file in its own encoding."""
+    path, place = _file_of(source), _file_of(target)
+    with opened(path, source) as found:
+        rows = found.database.execute(f"FROM {found.relation}").fetchall()
+        heads = list(column_types(found))
+    at = _column(heads, source, path)
+    kept = chosen([row[at] or "" for row in rows])
     text = io.StringIO()
-    csv.writer(text).writerows([heads, *(rows[place] for place in kept)])
-    write_atomically(target, lambda file: file.write(text.getvalue().encode()))
+    csv.writer(text, lineterminator="\n").writerows([heads, *(rows[number] for number in kept)])
+    data = text.getvalue().encode(target.encoding or "utf-8")
+    write_atomically(place, lambda file: file.write(data))
     return len(kept)
 
 
-def _copy_parquet(source: Path, target: Path, column: str, chosen: Chosen) -> int:
-    import duckdb  # noqa: PLC0415 - slow import
-    import numpy as np  # noqa: PLC0415
-
-    with duckdb.connect() as database:
-        rows = database.read_parquet(str(source), file_row_number=True)
-        ids = rows.select(duckdb.ColumnExpression(column)).fetchall()
-        kept = chosen([str(one) for (one,) in ids])
+def _copy_parquet(source: DatasetConfig, target: DatasetConfig, chosen: Chosen) -> int:
+    """Copy some rows of a file with their types."""
+    path, place = _file_of(source), _file_of(target)
+    made = place.with_name(f".{place.name}.new")
+    with opened(path, source) as found:
+        heads, database = list(column_types(found)), found.database
+        name = heads[_column(heads, source, path)].replace('"', '""')
+        kept = chosen([str(one) for (one,) in database.execute(f'SELECT "{name}" FROM {found.relation}').fetchall()])  # noqa: S608
+        numbered = f"read_parquet({file_literal(path)}, hive_partitioning=false, file_row_number=true)"
         database.register("kept", {"place": np.array(kept, np.int64)})
-        query = "SELECT * EXCLUDE (file_row_number) FROM rows WHERE file_row_number IN (FROM kept)"
-        made = target.with_name(f".{target.name}.new")
+        query = f"SELECT * EXCLUDE (file_row_number) FROM {numbered} WHERE file_row_number IN (FROM kept)"  # noqa: S608
         database.execute(f"COPY ({query} ORDER BY file_row_number) TO {literal(str(made))} (FORMAT parquet)")
     made.chmod(0o600)
-    made.replace(target)
+    made.replace(place)
     return len(kept)
+
+
+def _column(heads: Sequence[str], source: DatasetConfig, path: Path) -> int:
+    """Return where the column of ids is; DataError where it is not there."""
+    if source.id_column is None or source.id_column not in heads:
+        raise DataError(f"data file {path.name} has no column {source.id_column!r}; it has: {', '.join(heads)[:200]}")
+    return list(heads).index(source.id_column)
+
+
+def _file_of(dataset: DatasetConfig) -> Path:
+    if dataset.path is None:
+        raise ConfigError("rows are copied from file to file, and one of the two data sets has no path")
+    return dataset.path

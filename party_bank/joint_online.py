@@ -6,7 +6,6 @@ holders release a firm once for it. The firm's token is the one that the book na
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from veilscore.models.decided import load_decision
 from veilscore.release.consent import Signed
 from veilscore.release.token_choice import set_aside, token_of
 from veilscore.terms.decide import Decide
+from veilscore.terms.decision import bits_of
 from veilscore.terms.settings import read_text
 from veilscore.v1 import control_pb2
 
@@ -41,8 +41,8 @@ class OnlineJoint:
     def __call__(self, firms: Sequence[str], *, model: str, purpose: str, reference: str) -> OpenedSteps:
         """Return the step of a firm; None where a holder says that it does not know it.
 
-        Raises BookError where the node cannot be reached, a holder refuses, or there is no token: what asked stays as
-        it is, and goes on under the same reference.
+        Raises BookError where the node cannot be reached, a holder refuses, or there is no token: what waits for the
+        decision stays as it is in the book, and goes on under the same reference.
         """
         if len(firms) != 1:
             raise BookError(f"{reference} is about {len(firms):,} firms: run a job for them (task decide)")
@@ -57,7 +57,7 @@ class OnlineJoint:
             {firm: None if unknown else response.step},
             response.model_sha256.hex(),
             tuple(party.party for party in response.parties if party.party != self._node.name),
-            math.log2(outcomes),
+            bits_of(outcomes),
             measures={firm: response.measure} if response.measure else {},
         )
 

@@ -6,6 +6,7 @@ One connection stays open from the first call to `close`, since making one takes
 from __future__ import annotations
 
 import asyncio
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -15,7 +16,7 @@ from google.protobuf.message import Message
 from veilscore.fabric.calling import CALL_S, calling_fabric
 from veilscore.fabric.fabric import Fabric
 from veilscore.terms.membership import load_membership
-from veilscore.terms.node_config import load_node_config
+from veilscore.terms.node_config import NodeConfig, load_node_config
 
 M = TypeVar("M", bound=Message)
 
@@ -31,7 +32,7 @@ class OwnNode:
         self.home = home
         self._runner = asyncio.Runner()
         self._fabric: Fabric | None = None
-        self.name = self.coordinator = ""
+        self._coordinator = ""
 
     def __enter__(self) -> Self:
         return self
@@ -40,6 +41,15 @@ class OwnNode:
         self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @cached_property
+    def name(self) -> str:
+        """Return the name of the node, known without any call; ConfigError where the home is no node's."""
+        return self._config.works_at or self._config.name
+
+    @cached_property
+    def _config(self) -> NodeConfig:
+        return load_node_config(self.home)
 
     def close(self) -> None:
         """Close the connection."""
@@ -60,9 +70,8 @@ class OwnNode:
         self, method: str, request: Message, reply: type[M], timeout_s: float, *, at_coordinator: bool
     ) -> M:
         if self._fabric is None:
-            node = load_node_config(self.home)
-            identity, federation = load_membership(self.home, node)
+            identity, federation = load_membership(self.home, self._config)
             self._fabric = calling_fabric(identity, federation)
-            self.name, self.coordinator = node.works_at or identity.name, federation.coordinator.name
-        peer = self.coordinator if at_coordinator else self.name
+            self._coordinator = federation.coordinator.name
+        peer = self._coordinator if at_coordinator else self.name
         return await self._fabric.call(peer, method, request, reply, timeout_s=timeout_s, retry=False)

@@ -63,8 +63,7 @@ def prepare(
     inflow : firm -> money that came into its account by calendar month, (12,); None where the bank has none.
     Raises BookError for a contract that is closed, or without the firm's consent for renewals.
     """
-    if RENEWAL not in settings.decisions:
-        raise ConfigError("bank.yaml names no decision for renewal: write decisions: {renewal: MODEL}")
+    model = settings.decision_for(RENEWAL)
     with book.writing(actor) as entry:
         old = find_contract(entry, contract)
         found = entry.rows(sa.select(RENEWALS).where(RENEWALS.c.contract == old["id"]))
@@ -75,7 +74,7 @@ def prepare(
             consent_for(entry, old["firm"], RENEWAL)
             row = {"firm": old["firm"], "line": old["line"], "contract": old["id"], "decision": None}
             entry.add(RENEWALS, **row, due_on=old["ends_on"], status="due", amount=0, months=0)
-    ask = Question(RENEWAL, settings.decisions[RENEWAL], f"renewal/{contract}")
+    ask = Question(RENEWAL, model, f"renewal/{contract}")
     decision = decide_jointly(book, joint, ask, [old["firm"]], actor)[old["firm"]]
     with book.writing(actor) as entry:
         old = find_contract(entry, contract)

@@ -90,7 +90,7 @@ class OverdueTable(Strict):
         default=0,
         ge=0,
         le=366,
-        description="how many days overdue a firm was on that day: it was known then, not before",
+        description="how many days a firm has been overdue on the day that the table names; the bank learns of it then",
     )
     cured: str | None = Field(default=None, description="column with the day on which it had paid; empty: not yet")
 
@@ -174,6 +174,12 @@ class BankSettings(Strict):
         if name not in self.products:
             raise ConfigError(f"no product {name[:60]!r} in {FILE}; it has: {', '.join(self.products) or 'none'}")
         return self.products[name]
+
+    def decision_for(self, purpose: Purpose) -> str:
+        """Return the name of the decision model for a purpose; ConfigError where there is none."""
+        if purpose not in self.decisions:
+            raise ConfigError(f"{FILE} names no decision for {purpose}: write decisions: {{{purpose}: MODEL}}")
+        return self.decisions[purpose]
 
     def book_url(self, home: Path) -> str:
         """Return the URL of the book with its password: do not print or log it."""

@@ -25,8 +25,8 @@ from party_bank.book import Book, day_of
 from party_bank.book_tables import ALARMS, CASES, DECISIONS
 from party_bank.contracts import months_after
 from party_bank.settings import BankSettings
-from party_bank.warning_rows import Days, OverdueFirms, overdue_of
-from veilscore.arrays import Array, Integers, Mask, Vector
+from party_bank.warning_rows import Days, OverdueFirms, overdue_of, reach_of
+from veilscore.arrays import Integers, Mask, Vector
 from veilscore.data.ids import Ids, normalise_ids
 from veilscore.data.ingest import read_table
 from veilscore.errors import DataError
@@ -82,7 +82,7 @@ def foretold(rows: WatchedRows, overdue: OverdueFirms, horizon_months: int) -> I
     at = order[np.minimum(place, order.size - 1)] if order.size else np.zeros(rows.firms.size, np.int64)
     found: Integers = np.full(rows.firms.size, -1, np.int64)
     if names.size and order.size:
-        reach = _reach(rows.days, horizon_months)
+        reach = reach_of(rows.days, horizon_months)
         here = (place < order.size) & (of_fall[at] == of_row) & (overdue.begins[at] <= reach)
         found[here] = at[here]
     return found
@@ -140,13 +140,6 @@ def budget_for(risk: Vector, rows: WatchedRows, overdue: OverdueFirms, horizon_m
     np.minimum.at(best, falls[falls >= 0], rank[falls >= 0])
     reached = np.sort(best[np.isfinite(best)])
     return float(reached[int(np.ceil(coverage * reached.size)) - 1]) if reached.size else float("nan")
-
-
-def _reach(days: Days, months: int) -> Days:
-    """Return the last day of the horizon of each day."""
-    each, place = np.unique(days, return_inverse=True)
-    found: Array = np.array([months_after(day, months) for day in each.tolist()], dtype="datetime64[D]")
-    return found[place]
 
 
 def _share(part: Any, whole: Any) -> float:

@@ -109,7 +109,7 @@ def labelled(
     owed = owing.begins[owing.begins <= today]
     rows: list[tuple[Ids, np.datetime64, Vector]] = []
     days = _ends_of_months(owed.min(), as_of) if owed.size else []
-    reaches = {day: np.datetime64(months_after(dt.date.fromisoformat(str(day)), rules.months)) for day in days}
+    reaches = dict(zip(days, reach_of(_days(days), rules.months), strict=True))
     over = [day for day in days if reaches[day] + np.timedelta64(lag, "D") <= today]
     for day in days[max(0, len(over) - most) :]:
         reach = reaches[day]
@@ -117,7 +117,8 @@ def labelled(
         falls = np.isin(firms, happened.firms[(happened.begins > day) & (happened.begins <= reach)])
         here = said & (feedback.begins <= day) & (day <= feedback.ends)
         true, false, other = (np.isin(firms, feedback.firms[here & (feedback.word == word)]) for word in FEEDBACK)
-        # before that, a firm overdue is known and one that stays good is not: both wait, lest bads be too many
+        # until a day's months are over, firms that fell overdue are known and those that stay good are not: without
+        # the latter there would be too many bads, so that of such a day only rows with a person's word are taken
         known = falls | ~other if day in over else true | false
         rows.append((firms[known], day, (falls | true)[known].astype(np.float64)))
     made = LabelledRows(
@@ -132,6 +133,12 @@ def labelled(
             "overdue: to learn takes both kinds; give older loans and firms overdue under warnings in bank.yaml"
         )
     return made
+
+
+def reach_of(days: Days, months: int) -> Days:
+    """Return for each day the same day so many months later, (n,)."""
+    each, place = np.unique(days, return_inverse=True)
+    return _days(months_after(day, months) for day in each.tolist())[place]
 
 
 def at_risk(owing: Owing, overdue: OverdueFirms, day: np.datetime64) -> Ids:

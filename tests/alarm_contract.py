@@ -16,10 +16,11 @@ from party_bank.book_check import check_book
 from party_bank.book_tables import ALARMS, CASES, DECISIONS, FIRMS, HISTORY, LINES, case_number
 from party_bank.contracts import draw
 from party_bank.due import do_due
+from party_bank.firms import withdraw_consent
 from party_bank.joint import OpenedSteps
 from party_bank.recurring import tasks
 from party_bank.settings import BankSettings
-from veilscore.errors import BookError, ConfigError
+from veilscore.errors import BookError, ConfigError, DataError
 
 _firms = itertools.count()
 
@@ -191,6 +192,34 @@ class AlarmContract:
         assert [row["outcome"] for row in of(book, DECISIONS, [firm])] == ["watched", "asked"]
         joint.job = ""
         assert run(book, joint)["watched"] == 1
+
+    def test_a_job_is_known_although_the_consent_of_its_first_firm_ended(self, book, clock):
+        firms = owing(book, 3)
+        joint = WatchJoint(dict.fromkeys(firms[1:], 0))  # the first month's job lacks a firm, so that it is asked again
+        joint.job = f"alarms-{firms[0]}"
+        with pytest.raises(DataError, match="lacks 1 of 3 firms"):
+            run(book, joint)
+        clock.days(0.01)
+        withdraw_consent(book, firms[0], "watch", "test")
+        assert run(book, joint)["quiet"] == 2
+        next_month(book, clock)
+        with book.writing("test") as entry:
+            assert alarms.last_job(entry) == joint.job
+        with pytest.raises(BookError, match=f"job {joint.job} served the alarms of"):
+            run(book, joint)
+
+    def test_what_was_decided_needs_no_consents_again(self, book, clock):
+        (firm,) = owing(book, 1)
+        joint = WatchJoint({firm: 0})
+        run(book, joint)
+        read = []
+        note = lambda *given: read.append(given[2]) if "FROM consents" in given[2] else None  # noqa: E731
+        sa.event.listen(book._engine, "before_cursor_execute", note)
+        try:
+            run(book, joint)
+        finally:
+            sa.event.remove(book._engine, "before_cursor_execute", note)
+        assert read == []
 
     def test_bits_count_once_a_contract_year(self, book, clock):
         (firm,) = owing(book, 1)

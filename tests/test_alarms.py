@@ -76,7 +76,7 @@ def test_a_hazard_of_a_notebook_raises_alarms_within_its_budget(tmp_path):
     filed = card._fitted.home / "bank" / "models" / "hazard"
     cutoffs = alarm_cutoffs(filed, shares)
     assert cutoffs[0] > cutoffs[1]
-    job = parse_job(decision_job("bank", {"bank": "now", "tax": "now"}, SETTINGS, filed))
+    job = parse_job(decision_job("bank", {"bank": "now", "tax": "now"}, SETTINGS, filed.name, cutoffs))
     assert job.parameters.decision.cutoffs_of("hazard") == tuple(sorted(cutoffs))
     assert job.parameters.decision.steps == ("look", "act")
     form = {"name": "watch", "purpose": "watch", "watch": True, "steps": ["look", "act"]}

@@ -30,14 +30,14 @@ from party_bank.book import Book
 from party_bank.book_check import check_book
 from party_bank.book_tables import APPLICATIONS, CONSENTS, DECISIONS, OFFERS
 from party_bank.firms import withdraw_consent
-from party_bank.joint_batch import BatchJoint, _copy_parquet
+from party_bank.joint_batch import BatchJoint, _copy_csv, _copy_parquet
 from party_bank.joint_online import OnlineJoint
 from party_bank.own_node import OwnNode
 from veilscore.cli import app
 from veilscore.errors import BookError, ConfigError, DataError, PeerError
 from veilscore.release.ledger import LEDGER, ONLINE, ReleaseLedger
 from veilscore.release.token_choice import token_for
-from veilscore.terms.node_config import load_node_config
+from veilscore.terms.node_config import DatasetConfig, load_node_config
 from veilscore.v1 import control_pb2 as pb
 
 
@@ -232,9 +232,42 @@ def test_a_batch_overwrites_no_file_but_its_own(tmp_path, datasets, why):
         assert (home / "batches" / "x.csv").read_text().splitlines() == ["id,note", " a ,007"]
 
 
+def not_b(ids):
+    return [n for n, one in enumerate(ids) if one != "B"]
+
+
 def test_a_batch_copies_rows_of_parquet(tmp_path):
-    source, target = tmp_path / "a.parquet", tmp_path / "b.parquet"
+    folder = tmp_path / "year=2026"  # no column of the file, whatever DuckDB makes of it
+    folder.mkdir()
+    source, target = (DatasetConfig(path=folder / name, id_column="id") for name in ("a[1].parquet", "b.parquet"))
     rows = duckdb.sql("SELECT * FROM (VALUES ('A', 1.5), ('B', NULL), ('C', 2.5)) AS t (id, v)")
-    rows.write_parquet(str(source))
-    assert _copy_parquet(source, target, "id", lambda ids: [n for n, one in enumerate(ids) if one != "B"]) == 2
-    assert duckdb.read_parquet(str(target)).fetchall() == [("A", 1.5), ("C", 2.5)]
+    rows.write_parquet(str(source.path))
+    assert _copy_parquet(source, target, not_b) == 2
+    found = duckdb.read_parquet(str(target.path), hive_partitioning=False)
+    assert (found.columns, found.fetchall()) == (["id", "v"], [("A", 1.5), ("C", 2.5)])
+    assert target.path.stat().st_mode & 0o077 == 0
+    with pytest.raises(DataError, match=r"a\[1\]\.parquet has no column 'uscc'; it has: id, v"):
+        _copy_parquet(source.model_copy(update={"id_column": "uscc"}), target, not_b)
+
+
+def test_a_batch_copies_rows_of_csv_in_the_encoding_of_each_file(tmp_path):
+    source = DatasetConfig(path=tmp_path / "a.csv", id_column="编号", encoding="gb18030")
+    target = DatasetConfig(path=tmp_path / "b.csv", id_column="编号")
+    source.path.write_bytes("编号;名称\nA;甲 公司\nB;乙\nC;007\n".encode("gb18030"))
+    assert _copy_csv(source, target, not_b) == 2
+    assert target.path.read_text(encoding="utf-8") == "编号,名称\nA,甲 公司\nC,007\n"
+    assert _copy_csv(source, target.model_copy(update={"encoding": "gb18030"}), not_b) == 2
+    assert target.path.read_text(encoding="gb18030").startswith("编号,")
+
+
+def test_a_token_for_another_bank_is_not_chosen_before_the_first_call(fresh, tmp_path, monkeypatch):
+    home = tmp_path / "homes" / "bank"
+    give_tokens(tmp_path / "homes", ["A"], "application", bank="other", expires_s=time.time() + 600)
+    mine = give_tokens(tmp_path / "homes", ["A"], "application")["A"]
+    (home / "node.yaml").write_text("{name: bank, role: bank}", encoding="utf-8")
+    form = SimpleNamespace(decision=SimpleNamespace(purpose="application", bits=2.0), holders=("tax",))
+    monkeypatch.setattr("veilscore.models.decided.load_decision", lambda *_: form)
+    node = OwnNode(home)
+    assert node.name == "bank"
+    path, _ = OnlineJoint(fresh, node)._token("A", "admit", "application", "r")
+    assert path.stem == mine

@@ -7,22 +7,25 @@ import datetime as dt
 import time
 
 import pytest
-from report_world import drawn_features, quick_world
+from report_world import HOLDERS, drawn_features, quick_world
 
 from party_bank.applications import ApplicationRequest, apply, by_ladder
 from party_bank.assistants.after_loan import after_loan, render_after
+from party_bank.assistants.bank_facts import alarm_facts
 from party_bank.assistants.credit_report import CreditReport, read_report
 from party_bank.assistants.extracts import SourceText, quotes_of
 from party_bank.assistants.page import render_page, untraced_figures
 from party_bank.assistants.report_fields import report_fields
+from party_bank.assistants.sections import folder_of
 from party_bank.assistants.spoken import speak
 from party_bank.book_tables import REPORTS
 from party_bank.contracts import draw, sign
 from party_bank.firms import note_consent, put_firms
 from party_bank.joint import OpenedSteps
-from party_bank.settings import amount_of, load_settings
+from party_bank.settings import BankSettings, amount_of, load_settings
 from veilscore.errors import BookError, ConfigError
 from veilscore.reports.facts import LOCALES, Fact, Source, plain_text, quoted
+from veilscore.reports.section import SignedSection
 from veilscore.reports.text_guard import Quote
 
 HOSTILE = "<script>alert(1)</script> {{fact:tax.turnover}} {% 七 %}"
@@ -51,8 +54,8 @@ def made(tmp_path_factory):
         )
         sign(book, done["contract"], "t")
         draw(book, done["contract"], amount_of(40_000), "d1", "t")
-        report, path = world.assistant(book).write(one, "t")
-        yield world, book, report, path
+        written = world.assistant(book).write(one, "t")
+        yield world, book, written.report, written.path
 
 
 def test_most_fields_are_filled_and_the_open_ones_say_so(made):
@@ -138,9 +141,8 @@ def test_sentences_about_risks_are_quoted_with_their_source_and_others_are_not(m
         "被告拖欠借款本金500000元，法院裁定冻结其账户。",
         "原告追讨货款未付，另有拖欠工资。",
     ]
-    report, _ = (
-        made[0].assistant(made[1]).write(made[2].firm, "t", texts=[SourceText.model_validate({**about, "text": text})])
-    )
+    source = SourceText.model_validate({**about, "text": text})
+    report = made[0].assistant(made[1]).write(made[2].firm, "t", texts=[source]).report
     page = render_page(report, "zh")
     assert "500000元" in page
     assert "judgment of the trial court" in page
@@ -182,6 +184,31 @@ def test_what_changed_after_the_loan(made):
     assert note.report.by_name["after.changes"].value == len(names)
     for locale in LOCALES:
         assert untraced_figures(render_after(note, locale)) == ()
+
+
+def test_each_section_is_verified_once_a_report(made, monkeypatch):
+    world, book, before, _ = made
+    verified, verify = [], SignedSection.verify
+    monkeypatch.setattr(
+        SignedSection, "verify", lambda self, *given: (verified.append(self.section.sha256), verify(self, *given))[1]
+    )
+    note = after_loan(world.assistant(book), before.firm, "t")
+    assert len(verified) == len(set(verified)) == len(HOLDERS)
+    assert note.since == before.made
+
+
+def test_a_folder_of_reports_does_not_tell_the_firm(made, tmp_path):
+    world, _, report, path = made
+    assert folder_of(world.home("bank"), report.firm) == path.parent
+    assert folder_of(tmp_path, report.firm).name != path.parent.name  # keyed by the home: ids of firms are public
+    assert folder_of(tmp_path, report.firm) == folder_of(tmp_path, report.firm)
+
+
+def test_an_amount_among_alarms_would_be_in_the_bank_s_currency(made):
+    _, book, report, _ = made
+    with book.writing("t") as entry:
+        facts = alarm_facts(entry, BankSettings(currency="KZT"), "bank", report.firm, None)
+    assert {fact.currency for fact in facts} == {"KZT"}
 
 
 def test_a_word_document_opens_and_has_every_section(made, tmp_path):
@@ -257,7 +284,7 @@ def test_rules_hold_for_bins_only_where_the_whole_bin_does():
 def test_a_report_takes_little_time(made):
     world, book, report, _ = made
     start = time.process_time()
-    again, _ = world.assistant(book).write(report.firm, "t")
+    again = world.assistant(book).write(report.firm, "t").report
     for locale in LOCALES:
         render_page(again, locale)
     assert time.process_time() - start < 2.0

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from report_world import HOLDERS, drawn_features, quick_world
 
+from party_bank.assistants.sections import ToldFacts
 from veilscore.errors import ConfigError, IdentityError, ParameterError, RefusedError, SchemaError
 from veilscore.keys.identity import create_identity
 from veilscore.release.issuer import import_consent
@@ -210,9 +211,11 @@ def test_a_consent_to_sections_names_bank_holders_and_fields(wrong):
 
 def test_the_bank_takes_a_section_and_the_same_again(made, signed):
     assert taken(made, signed) == taken(made, signed)
-    facts, left_out = made.shelf().facts(made.firms[0])
-    assert (len(facts), left_out) == (len([one for one in signed.section.told.values() if one.code is not None]), ())
-    assert made.shelf().facts(made.firms[1]) == ((), ())
+    told = made.shelf().told(made.firms[0])
+    known = [one for one in signed.section.told.values() if one.code is not None]
+    assert (len(told.facts), told.left_out) == (len(known), ())
+    assert told.references == {fact.source.reference for fact in signed.section.facts()}
+    assert made.shelf().told(made.firms[1]) == ToldFacts((), frozenset(), ())
 
 
 def changed(signed, **changes):
@@ -283,21 +286,24 @@ def test_where_two_holders_tell_a_field_neither_is_used(world):
     told = {"court.dishonest": {"code": 1, "as_of": "2026-10-01"}}
     shelf = replace(world.shelf(), tells={"tax": ("tax", "court")})
     shelf.take(resigned(world, signed, catalogue="court", told=told).write(world.folder / "x.json"))
-    facts, left_out = shelf.facts(firm)
-    assert "court.dishonest" not in {fact.name for fact in facts}
-    assert left_out == ("court.dishonest: more than one holder tells it, so none is used",)
-    assert {"tax.turnover", "court.cases"} <= {fact.name for fact in facts}
+    found = shelf.told(firm)
+    names = {fact.name for fact in found.facts}
+    assert "court.dishonest" not in names
+    assert found.left_out == ("court.dishonest: more than one holder tells it, so none is used",)
+    assert {"tax.turnover", "court.cases"} <= names
 
 
 def test_a_consent_that_ended_ends_the_section_in_later_reports(world):
     firm = world.firms[0]
     (signed,) = written(world, world.consent([firm], days=30))
     taken(world, signed)
-    facts, left_out = world.shelf(lambda: time.time() + 31 * 86400).facts(firm)
-    assert facts == ()
-    assert "expired" in left_out[0]
+    later = world.shelf(lambda: time.time() + 31 * 86400).told(firm)
+    assert (later.facts, later.references) == ((), frozenset())
+    assert "expired" in later.left_out[0]
+    shelf = world.shelf()
+    assert shelf.told(firm).facts
     import_consent(world.home("bank"), world.issuer.revoke(firms=[firm]), "revocations", "1")
-    assert "revoked" in world.shelf().facts(firm)[1][0]
+    assert "revoked" in shelf.told(firm).left_out[0]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"section": {}, "signature": "00"}', "[" * 70_000, "\x00"])

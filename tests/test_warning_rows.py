@@ -11,7 +11,7 @@ import pytest
 from bank_trial import SETTINGS, Clock, Joint, add_firms, consent, lend, new_url
 
 from party_bank import alarms
-from party_bank.alarm_budget import alarm_cutoffs, decision_job, month_job, totals_below, training_jobs
+from party_bank.alarm_budget import alarm_cutoffs, month_job, totals_below, training_jobs
 from party_bank.book import Book
 from party_bank.book_tables import CASES
 from party_bank.contracts import draw, months_after, repay
@@ -278,8 +278,6 @@ def test_a_month_s_job_goes_on_from_the_last():
 def test_a_model_without_a_hold_out_has_no_cut_offs(tmp_path):
     with pytest.raises(ConfigError, match="has no counts of a hold-out, which say how many firms a cut-off disturbs"):
         alarm_cutoffs(tmp_path, [0.1])
-    with pytest.raises(ConfigError, match="has no counts of a hold-out"):
-        decision_job("bank", {"bank": "now", "tax": "now"}, SETTINGS, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,9 @@ from pathlib import Path
 
 from party_bank.assistants.credit_report import CreditReport, ReportAssistant
 from party_bank.assistants.page import page_environment, refuse_untraced
-from party_bank.assistants.report_fields import report_fields
-from party_bank.assistants.spoken import PAGE_WORDS, SourceLine, Speaker, source_line
+from party_bank.assistants.report_fields import STEPS, report_fields
+from party_bank.assistants.spoken import PAGE_WORDS, Sentences, SourceLine, Speaker, source_line
 from veilscore.reports.facts import Fact, Locale
-from veilscore.reports.text_guard import Piece
 
 _ALARMS = ("after.alarms", "after.level", "after.next_step", "after.next_review")
 _WORDS: dict[Locale, dict[str, str]] = {
@@ -63,27 +62,22 @@ class AfterLoanNote:
 
 def after_loan(assistant: ReportAssistant, firm: str, actor: str) -> AfterLoanNote:
     """Write a new report on a firm and compare it with the one before."""
-    before = assistant.latest(firm)
-    report, path = assistant.write(firm, actor)
+    written = assistant.write(firm, actor)
+    report, before = written.report, written.before
     old, new = ({} if before is None else before.by_name), report.by_name
     return AfterLoanNote(
         firm=firm,
         since=None if before is None else before.made,
         report=report,
-        path=path,
+        path=written.path,
         changes=tuple(FactChange(name, old.get(name), new.get(name)) for name in report.changed),
         alarms=tuple(new[name] for name in _ALARMS if name in new),
     )
 
 
-def next_steps(report: CreditReport, locale: Locale) -> tuple[tuple[Piece, ...], ...]:
+def next_steps(report: CreditReport, locale: Locale) -> Sentences:
     """Return sentences with what to do next, each with the fact that asks for it."""
-    speaker = Speaker(report, report.facts, locale)
-    rules = report_fields().proposals
-    return tuple(
-        speaker.pieces([fact.name for fact in group], rules[number].lead(locale))
-        for number, group in report.proposed("next_steps")
-    )
+    return Speaker(report, report.facts, locale).proposed(STEPS)
 
 
 def render_after(note: AfterLoanNote, locale: Locale) -> str:

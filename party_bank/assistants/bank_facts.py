@@ -100,9 +100,11 @@ def bank_facts(
     )
 
 
-def alarm_facts(entry: BookEntry, bank: str, firm: str, since: dt.date | None) -> tuple[Fact, ...]:
+def alarm_facts(
+    entry: BookEntry, settings: BankSettings, bank: str, firm: str, since: dt.date | None
+) -> tuple[Fact, ...]:
     """Return the firm's alarms since a day (None: all): how many, the highest level, the next step of its open case."""
-    make = _Maker(firm, bank, "CNY")
+    make = _Maker(firm, bank, settings.currency)
     query = sa.select(ALARMS).where(ALARMS.c.firm == firm).order_by(ALARMS.c.level.desc(), ALARMS.c.id.desc())
     rows = entry.rows(query if since is None else query.where(ALARMS.c.month >= since.replace(day=1)))
     found = [make.book("after.alarms", len(rows), "count", entry.today, "alarms")]

@@ -18,7 +18,7 @@ from pydantic import Field
 from party_bank.assistants.bank_facts import OwnRows, alarm_facts, bank_facts, read_own
 from party_bank.assistants.extracts import SourceText, quotes_of
 from party_bank.assistants.report_fields import ReportField, report_fields
-from party_bank.assistants.sections import SectionShelf, folder_of
+from party_bank.assistants.sections import SectionShelf, ToldFacts, folder_of
 from party_bank.book import Book
 from party_bank.book_tables import REPORTS
 from party_bank.settings import BankSettings
@@ -123,6 +123,18 @@ class Coverage:
 
 
 @dataclass(frozen=True)
+class WrittenReport:
+    """A report that was written and kept.
+
+    path : its file; before : the report before, as it may be shown now, None where there was none.
+    """
+
+    report: CreditReport
+    path: Path
+    before: CreditReport | None
+
+
+@dataclass(frozen=True)
 class ReportAssistant:
     """Writes reports at one bank.
 
@@ -141,21 +153,21 @@ class ReportAssistant:
 
     def write(
         self, firm: str, actor: str, own: OwnRows | None = None, texts: Sequence[SourceText] = ()
-    ) -> tuple[CreditReport, Path]:
-        """Write a report on a firm and keep it; returns it and its file.
+    ) -> WrittenReport:
+        """Write a report on a firm and keep it.
 
-        own : of `own`, where many reports are written; read here if left out.
-        texts : of the bank's own, whose sentences about risks are quoted.
+        own : what `own` returned for a batch of firms; None: the firm's variables are read here.
+        texts : texts that the bank has, whose sentences about risks are quoted.
         """
         bank = self.shelf.node.name
         own = self.own([firm]) if own is None else own
-        told, left_out = self.shelf.facts(firm)
-        before = self.latest(firm)
+        told = self.shelf.told(firm)
+        before = self._standing(firm, told)
         with self.book.writing(actor) as entry:
             mine = bank_facts(entry, self.settings, bank, firm, own)
-            alarms = alarm_facts(entry, bank, firm, None if before is None else before.made)
+            alarms = alarm_facts(entry, self.settings, bank, firm, None if before is None else before.made)
             today = entry.today
-        facts = [*mine, *alarms, *told]
+        facts = [*mine, *alarms, *told.facts]
         changed = () if before is None else changes(before.by_name, {fact.name: fact for fact in facts})
         facts += _of_reports(bank, firm, today, before, len(changed))
         report = CreditReport(
@@ -164,22 +176,25 @@ class ReportAssistant:
             made=today,
             facts=tuple(facts),
             quotes=tuple(quote for number, text in enumerate(texts) for quote in quotes_of(firm, number, text)),
-            left_out=left_out,
+            left_out=told.left_out,
             changed=tuple(changed),
         )
         report = report if self.drafting is None else self.drafting(report)
-        return report, self._keep(report, actor)
+        return WrittenReport(report, self._keep(report, actor), before)
 
     def latest(self, firm: str) -> CreditReport | None:
         """Return the newest report on a firm as it may be shown now; None if there is none.
 
         What a holder told is left out once its section may not be used any more, such as after the consent ended.
         """
+        return self._standing(firm, self.shelf.told(firm))
+
+    def _standing(self, firm: str, told: ToldFacts) -> CreditReport | None:
         paths = sorted(folder_of(self.shelf.home, firm).glob("credit-*.json"))
         if not paths:
             return None
-        report, standing = read_report(paths[-1]), self.shelf.standing(firm)
-        kept = [f for f in report.facts if f.source.kind != "signature" or f.source.reference in standing]
+        report = read_report(paths[-1])
+        kept = [f for f in report.facts if f.source.kind != "signature" or f.source.reference in told.references]
         if len(kept) == len(report.facts):
             return report
         gone = {fact.name for fact in report.facts} - {fact.name for fact in kept}

@@ -121,9 +121,8 @@ class LanguageModel:
 def draft(report: CreditReport, model: LanguageModel, locale: Locale) -> CreditReport:
     """Return the report with the model's sentences in its person's fields, as far as the guard verifies them."""
     words = report_fields().spoken
-    facts = [
-        fact for fact in report.facts if fact.unit != "text"
-    ]  # free text of anybody steers no model, and is not its
+    # free text, which anybody may have written, is not given to the model: it could hold instructions to it
+    facts = [fact for fact in report.facts if fact.unit != "text"]
     guard = TextGuard(report.firm, facts, words, locale, report.quotes)
     drafts = [one for one in report.drafts if one.locale != locale]
     for key in DRAFTED:

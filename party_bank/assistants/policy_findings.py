@@ -1,19 +1,17 @@
 """The policy assistant: what mining found, in sentences with counts, and candidate rules ready for two stewards.
 
-Counts are those that a mining job opened, with their noise; nothing here asks a holder for anything. An example is one
-of the bank's own firms that meets the bank's side of a rule: who meets the holder's side nobody tells.
+Counts are those that a mining job opened, with their noise; nothing here asks a holder for anything.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from party_bank.mining import MinedJob, MinedRule, Money
-from party_bank.policy.tables import Row
 from veilscore.reports.facts import Fact, Locale, Source, Unit, Wording, Words
 from veilscore.reports.text_guard import Piece, TextGuard
 
@@ -35,34 +33,18 @@ _SENTENCES: Mapping[Locale, str] = {
 
 
 @dataclass(frozen=True)
-class RuleFinding:
-    """One rule, explained.
-
-    facts : its counts; examples : ids of the bank's own firms that meet its side of it; row : the candidate row.
-    knock_out : for a filed decision, where the bank's side is every firm; None else.
-    """
-
-    rule: MinedRule
-    facts: tuple[Fact, ...]
-    examples: tuple[str, ...]
-    row: Row
-    knock_out: Mapping[str, object] | None
-
-
-@dataclass(frozen=True)
 class PolicyFindings:
     """What a mining job found.
 
-    job : its id; rules : in the order in which each saves most beyond those before.
+    rules : the facts of each rule, in the order in which each saves most beyond those before.
     """
 
-    job: str
-    rules: tuple[RuleFinding, ...]
+    rules: tuple[tuple[Fact, ...], ...]
 
     @property
     def facts(self) -> tuple[Fact, ...]:
         """Return the facts of all rules."""
-        return tuple(fact for one in self.rules for fact in one.facts)
+        return tuple(fact for facts in self.rules for fact in facts)
 
     def sentences(self, locale: Locale) -> tuple[tuple[Piece, ...], ...]:
         """Return a sentence for each rule, made by a template and checked like any other."""
@@ -82,17 +64,15 @@ class PolicyFindings:
 
 
 def explain_rules(
-    mined: MinedJob, job: str, money: Money, firms: Sequence[str] = (), *, most: int = 10, today: dt.date, owner: str
+    mined: MinedJob, job: str, money: Money, *, most: int = 10, today: dt.date, owner: str
 ) -> PolicyFindings:
     """Explain the rules of a finished mining job.
 
-    firms : ids of the bank's rows in the job's order, for examples; none are shown where they are left out.
+    job : its id; owner : the bank, whose facts they are.
     """
-    rules = mined.rules(money, most=most)
     found = []
-    for number, rule in enumerate(rules, start=1):
-        row = mined.table_row(rule)
-        own = "; ".join(f"{name} {test}" for name, test in row.tests.items()) or "every firm"
+    for number, rule in enumerate(mined.rules(money, most=most), start=1):
+        own = own_side(mined, rule)
         figures = {
             "firms": round(rule.found.firms),
             "bads": round(rule.found.bads),
@@ -117,16 +97,13 @@ def explain_rules(
             for key, value in figures.items()
             if value is not None  # of a rule that takes no held-out firm nothing is said
         ]
-        found.append(RuleFinding(rule, tuple(facts), _examples(mined, rule, firms), row, rule.knock_out()))
-    return PolicyFindings(job, tuple(found))
+        found.append(tuple(facts))
+    return PolicyFindings(tuple(found))
 
 
-def _examples(mined: MinedJob, rule: MinedRule, firms: Sequence[str], most: int = 3) -> tuple[str, ...]:
-    """Return a few of the bank's own firms that meet its side of a rule."""
-    own = {name: list(codes) for name, codes in rule.own.items()}
-    leaves = [leaf for node in mined.nodes if node["conditions"] == own for leaf in node["leaves"]]
-    rows = np.flatnonzero(np.isin(mined.rows["segment"], leaves))[:most]
-    return tuple(firms[row] for row in rows.tolist()) if len(firms) == mined.rows["segment"].size else ()
+def own_side(mined: MinedJob, rule: MinedRule) -> str:
+    """Return the bank's side of a rule in words."""
+    return "; ".join(f"{name} {test}" for name, test in mined.table_row(rule).tests.items()) or "every firm"
 
 
 def _words(n: int) -> Words:

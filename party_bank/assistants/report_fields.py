@@ -8,7 +8,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from veilscore.reports.facts import Fact, FactName, Locale, Span, Wording, Words
+from veilscore.reports.facts import Fact, FactName, Span, Wording, Words
 from veilscore.reports.section_fields import section_fields
 from veilscore.terms.settings import Strict, parse, parse_yaml
 
@@ -16,19 +16,13 @@ FILE = "report_fields.yaml"
 STEPS = "next_steps"  # what rules propose after a loan, which is no field of the report
 
 
-class ReportField(Strict):
+class ReportField(Wording):
     """A field: its title in both languages, its facts, and what nobody here can tell of it."""
 
     key: str = Field(pattern=r"^[a-z_]{1,40}$")
-    en: str
-    zh: str
     facts: tuple[FactName, ...] = ()
     lacks: tuple[str, ...] = ()
     person: bool = False
-
-    def title(self, locale: Locale) -> str:
-        """Return its title in one language."""
-        return self.zh if locale == "zh" else self.en
 
 
 class ReportSection(Strict):
@@ -38,8 +32,8 @@ class ReportSection(Strict):
     fields: tuple[ReportField, ...]
 
 
-class ProposalRule(Strict):
-    """Proposes a fact for a person's field where it is so."""
+class ProposalRule(Wording):
+    """Proposes a fact for a person's field where it is so; its wording, perhaps empty, stands before the facts."""
 
     field: str
     fact: FactName
@@ -50,10 +44,6 @@ class ProposalRule(Strict):
     with_: tuple[FactName, ...] = Field(default=(), alias="with")
     en: str = ""
     zh: str = ""
-
-    def lead(self, locale: Locale) -> str:
-        """Return the words before the facts in one language."""
-        return self.zh if locale == "zh" else self.en
 
     def holds(self, fact: Fact) -> bool:
         """Return whether a fact of its name is so."""

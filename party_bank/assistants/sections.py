@@ -1,22 +1,25 @@
 """Holders' sections at the bank: checked (signature, firm, consent, date) before a word of them is used.
 
-HOME/reports/FIRM/sections/HOLDER-CATALOGUE-CONSENT-QUARTER.json   as it was signed; FIRM is a digest of the firm's id
+HOME/reports/FIRM/sections/HOLDER-CATALOGUE-CONSENT-QUARTER.json   as it was signed; FIRM is a keyed digest of the id
 """
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+
 from veilscore.errors import ConfigError, IdentityError, RefusedError, VeilscoreError
+from veilscore.files.home_key import key_for
 from veilscore.files.private import private_folder
-from veilscore.release.consent import Signed, commit_one, read_consent
-from veilscore.release.revocations import RevocationLists
+from veilscore.release.consent import Signed, read_consent
+from veilscore.release.gate import ConsentGate
 from veilscore.release.scope import REPORT, SECTION, Ask
 from veilscore.reports.facts import Fact
 from veilscore.reports.section import HolderSection, SignedSection, period_of
@@ -28,16 +31,33 @@ FOLDER = "reports"
 
 
 def folder_of(home: Path, firm: str) -> Path:
-    """Return where everything about a firm's reports is; its name tells the firm to nobody who only lists it."""
-    return home / FOLDER / hashlib.sha256(b"report of " + firm.encode()).hexdigest()[:16]
+    """Return where everything about a firm's reports is.
+
+    Ids of firms are public, so the name is keyed by the home's secret: who only lists folders cannot tell the firms.
+    """
+    return home / FOLDER / hashlib.blake2b(firm.encode(), key=key_for(home, "reports"), digest_size=16).hexdigest()
+
+
+@dataclass(frozen=True)
+class ToldFacts:
+    """What holders tell of a firm now.
+
+    facts : of the newest section of each field; references : of all sections that may be used.
+    left_out : sections that may not be used, and why.
+    """
+
+    facts: tuple[Fact, ...]
+    references: frozenset[str]
+    left_out: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class SectionShelf:
-    """The sections that a bank has.
+    """Keeps the sections that a bank was given, and checks each of them whenever it is used.
 
     clock : seconds since the epoch.
-    tells : holder -> catalogues whose fields it may tell (bank.yaml); one that is not named tells that of its name.
+    tells : holder -> catalogues whose fields it may tell (bank.yaml); a holder that is not named may tell those of the
+        catalogue of its own name.
     """
 
     home: Path
@@ -76,11 +96,12 @@ class SectionShelf:
         section.facts()
         return section
 
-    def facts(self, firm: str) -> tuple[tuple[Fact, ...], tuple[str, ...]]:
-        """Return what holders tell of a firm, the newest section of each field, and why sections were left out."""
+    def told(self, firm: str) -> ToldFacts:
+        """Return what holders tell of a firm; each section is verified once."""
         newest: dict[str, Fact] = {}
         left_out: list[str] = []
         twice: set[str] = set()
+        references: set[str] = set()
         for path in sorted((folder_of(self.home, firm) / "sections").glob("*.json")):
             try:
                 section = self.checked(SignedSection.read(path))
@@ -90,21 +111,19 @@ class SectionShelf:
                 left_out.append(f"{path.name}: {error.message}")
                 continue
             for fact in section.facts():
+                references.add(fact.source.reference)
                 before = newest.setdefault(fact.name, fact)
                 if before.owner != fact.owner:
                     twice.add(fact.name)
                 elif before.as_of <= fact.as_of:
                     newest[fact.name] = fact
         left_out += [f"{name}: more than one holder tells it, so none is used" for name in sorted(twice)]
-        return tuple(fact for name, fact in newest.items() if name not in twice), tuple(left_out)
+        facts = tuple(fact for name, fact in newest.items() if name not in twice)
+        return ToldFacts(facts, frozenset(references), tuple(left_out))
 
-    def standing(self, firm: str) -> frozenset[str]:
-        """Return the references of all sections of a firm that may be used now."""
-        found = set()
-        for path in (folder_of(self.home, firm) / "sections").glob("*.json"):
-            with contextlib.suppress(VeilscoreError):
-                found |= {fact.source.reference for fact in self.checked(SignedSection.read(path)).facts()}
-        return frozenset(found)
+    @cached_property
+    def _gate(self) -> ConsentGate:
+        return ConsentGate(self.home, required=True, issuers=dict(self.node.policy.consent_issuers))
 
     def _check_consent(self, section: HolderSection) -> None:
         """Refuse a section that the firm's own consent does not cover now, field by field."""
@@ -125,7 +144,5 @@ class SectionShelf:
             raise RefusedError("the consent is another firm's")
         if more := set(section.told) - set(consent.scope.fields):
             raise IdentityError(f"{section.holder} told {min(more)}, which the firm's consent does not list")
-        revoked = RevocationLists(self.home, issuers).now()
-        single = f"{consent.id}:{commit_one(consent.salt, section.firm).hex()}"  # one firm of a list
-        if revoked.consents & {consent.id, single} or revoked.firms([section.firm]).any():
+        if self._gate.revoked_of(consent.id, consent.salt, np.array([section.firm])).any():
             raise RefusedError("the firm's consent was revoked")

@@ -178,9 +178,17 @@ class Speaker:
         )
         return self._guard.written(text)
 
+    def proposed(self, key: str) -> Sentences:
+        """Return a sentence for each rule that proposes facts for a person's field, or for the next steps."""
+        rules = report_fields().proposals
+        return tuple(
+            self.pieces([fact.name for fact in group], rules[number].get(self._locale))
+            for number, group in self._report.proposed(key)
+        )
+
     def field(self, field: ReportField) -> SpokenField:
         """Return a field with its sentences."""
-        words, title = PAGE_WORDS[self._locale], field.title(self._locale)
+        words, title = PAGE_WORDS[self._locale], field.get(self._locale)
         if field.person:
             return self._of_a_person(field, title)
         known = self._report.known(field)
@@ -192,11 +200,7 @@ class Speaker:
         return SpokenField(field.key, title, "filled", tuple(sentences))
 
     def _of_a_person(self, field: ReportField, title: str) -> SpokenField:
-        words, rules = PAGE_WORDS[self._locale], report_fields().proposals
-        sentences = tuple(
-            self.pieces([fact.name for fact in group], rules[number].lead(self._locale))
-            for number, group in self._report.proposed(field.key)
-        )
+        words, sentences = PAGE_WORDS[self._locale], self.proposed(field.key)
         draft = next((d for d in self._report.drafts if (d.field, d.locale) == (field.key, self._locale)), None)
         drafted = () if draft is None else draft.sentences
         return SpokenField(

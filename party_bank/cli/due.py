@@ -1,6 +1,5 @@
 """`veilscore bank due`: the recurring work."""
 
-import datetime as dt
 from typing import Annotated
 
 import typer
@@ -11,7 +10,7 @@ from party_bank.due import do_due, open_work
 from party_bank.recurring import tasks
 from veilscore.cli.display import console, table
 from veilscore.cli.homes import FederationOption, HomeOption
-from veilscore.errors import ConfigError
+from veilscore.terms.settings import read_day
 
 app = typer.Typer()
 
@@ -39,7 +38,7 @@ def due(
         joint_decision(bank, decisions, steps, holders, online=online, job=job) as joint,
     ):
         if date:
-            bank.book.confirm_date(_day(date), bank.actor)
+            bank.book.confirm_date(read_day(date, "--date"), bank.actor)
         work = tasks(bank.settings, joint)
         if only_list:
             rows = open_work(bank.book, work)
@@ -53,10 +52,3 @@ def due(
         out.print("nothing is due")
     if any(row[3] == "failed" for row in shown) and not only_list:
         raise typer.Exit(1)
-
-
-def _day(text: str) -> dt.date:
-    try:
-        return dt.date.fromisoformat(text)
-    except ValueError:
-        raise ConfigError(f"--date {text[:40]!r} is no date; write YYYY-MM-DD") from None

@@ -88,13 +88,15 @@ def explain(
     """Say what mining found in sentences, each figure a fact of the job, with what to do to make a rule a policy."""
     from party_bank.assistants.policy_findings import explain_rules  # noqa: PLC0415 - loads numpy
     from party_bank.mining import MinedJob  # noqa: PLC0415
+    from veilscore.terms.node_config import load_node_config  # noqa: PLC0415
     from veilscore.terms.policy import utc_today  # noqa: PLC0415
 
     bank = find_home(home, federation)
     folder = _folder(bank, job)
     mined = MinedJob(folder)
     money = mined.money(loss_given_default, margin)
-    found = explain_rules(mined, folder.name, money, most=most, today=utc_today(), owner="bank")
+    owner = load_node_config(bank).name
+    found = explain_rules(mined, folder.name, money, most=most, today=utc_today(), owner=owner)
     for number, pieces in enumerate(found.sentences(locale), start=1):
         console().print(f"{number}. {''.join(piece.text for piece in pieces)}", soft_wrap=True, markup=False)
     console().print(
@@ -111,11 +113,12 @@ def _folder(bank: Path, job: str) -> Path:
 
 
 def _row(mined: MinedJob, number: int, rule: MinedRule) -> tuple[object, ...]:
-    own = "; ".join(f"{name} {test}" for name, test in mined.table_row(rule).tests.items()) or "every firm"
+    from party_bank.assistants.policy_findings import own_side  # noqa: PLC0415 - loads numpy
+
     held = rule.held
     return (
         number,
-        own,
+        own_side(mined, rule),
         f"{rule.id} of {rule.n_codes}",
         f"{rule.found.firms:,.0f}",
         f"{rule.found.bads:,.0f} +- {rule.found.bads_error:,.0f}",

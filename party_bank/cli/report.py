@@ -17,7 +17,7 @@ from veilscore.cli.homes import FederationOption, HomeOption
 from veilscore.errors import BookError, ConfigError
 
 if TYPE_CHECKING:
-    from party_bank.assistants.credit_report import CreditReport, ReportAssistant
+    from party_bank.assistants.credit_report import CreditReport, ReportAssistant, WrittenReport
 
 app = typer.Typer(no_args_is_help=True, epilog="Example: veilscore bank report write 9131... --home /srv/bank")
 FirmArgument = Annotated[str, typer.Argument(help="The firm's id.")]
@@ -84,8 +84,9 @@ def write(
 
     texts = [read_source(path) for path in text or ()]
     with _assistant(home, federation, draft=draft) as (bank, assistant):
-        report, path = assistant.write(bank.id_of(firm), bank.actor, texts=texts)
-    for page in _pages(report, path.parent, path.stem):
+        written = assistant.write(bank.id_of(firm), bank.actor, texts=texts)
+    report = written.report
+    for page in _pages(written):
         console().print(str(page), soft_wrap=True)
     coverage = report.coverage
     console().print(
@@ -135,9 +136,9 @@ def batch(
         own = assistant.own(ids)
         for one in ids:
             try:
-                report, path = assistant.write(one, bank.actor, own)
-                _pages(report, path.parent, path.stem)
-                rows.append((one, f"{report.coverage.share:.0%}", str(path)))
+                written = assistant.write(one, bank.actor, own)
+                _pages(written)
+                rows.append((one, f"{written.report.coverage.share:.0%}", str(written.path)))
             except VeilscoreError as error:
                 rows.append((one, "", error.message))
     console().print(table(f"{len(rows)} firms", ("firm", "filled", "report, or why there is none"), rows))
@@ -162,14 +163,14 @@ def after(
     console().print(f"{len(note.changes)} facts changed, {len(note.alarms)} facts about alarms: {out}", soft_wrap=True)
 
 
-def _pages(report: CreditReport, folder: Path, name: str) -> list[Path]:
+def _pages(written: WrittenReport) -> list[Path]:
     from party_bank.assistants.page import render_page  # noqa: PLC0415
     from veilscore.files.store import write_text  # noqa: PLC0415
     from veilscore.reports.facts import LOCALES  # noqa: PLC0415
 
-    paths = [folder / f"{name}.{locale}.html" for locale in LOCALES]
+    paths = [written.path.with_suffix(f".{locale}.html") for locale in LOCALES]
     for path, locale in zip(paths, LOCALES, strict=True):
-        write_text(path, render_page(report, locale))
+        write_text(path, render_page(written.report, locale))
     return paths
 
 

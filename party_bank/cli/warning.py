@@ -1,6 +1,5 @@
 """`veilscore bank warning`: early warnings, from rows to learn from to the report of what they were good for."""
 
-import datetime as dt
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from party_bank.cli.joint import DecisionsOption, HoldersOption, JobOption, Step
 from veilscore.cli.display import console, table
 from veilscore.cli.homes import FederationOption, HomeOption
 from veilscore.errors import ConfigError
+from veilscore.terms.settings import read_day
 
 app = typer.Typer(no_args_is_help=True, epilog="Example: veilscore bank warning list --home /srv/bank")
 HolderOption = Annotated[
@@ -44,7 +44,7 @@ def rows(
 
     with opened(home, federation) as bank:
         settings, name = bank.settings, bank.settings.warnings.dataset
-        day = _day(as_of) if as_of else bank.book.today()
+        day = read_day(as_of, "--as-of") if as_of else bank.book.today()
         owing, overdue = owing_of(bank.book, settings, bank.home), overdue_of(settings, bank.home)
         made = labelled(owing, overdue, settings.warnings, day, feedback_of(bank.book))
         path = write_rows(bank.node, settings, made)
@@ -82,9 +82,10 @@ def levels(
         known = bank.home / "models" / model
         if not (known / "model.json").is_file():
             raise ConfigError(f"no model {model[:60]!r} is filed here; `veilscore model list` shows all")
-        write_text(file, decision_job(bank.node.name, _datasets(bank, dataset, holder), bank.settings, known))
         rules = bank.settings.warnings
         cutoffs = alarm_cutoffs(known, [level.share for level in rules.levels])
+        named = _datasets(bank, dataset, holder)
+        write_text(file, decision_job(bank.node.name, named, bank.settings, model, cutoffs))
     shown = ((n.name, f"{n.share:.1%}", f"{cutoff:g}") for n, cutoff in zip(rules.levels, cutoffs, strict=True))
     console().print(table("Levels", ("level", "firms in a month", "below"), shown))
     console().print(f"job: {file}", soft_wrap=True)
@@ -240,13 +241,6 @@ def report(
 
 def _percent(share: float) -> str:
     return "-" if share != share else f"{100 * share:.1f}%"  # noqa: PLR0124 (NaN)
-
-
-def _day(text: str) -> dt.date:
-    try:
-        return dt.date.fromisoformat(text)
-    except ValueError:
-        raise ConfigError(f"--as-of {text[:40]!r} is no date; write YYYY-MM-DD") from None
 
 
 def _datasets(bank: OpenBank, own: str, holders: Sequence[str]) -> dict[str, str]:

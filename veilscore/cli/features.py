@@ -12,6 +12,7 @@ from veilscore.errors import ConfigError
 from veilscore.features.catalogue import Catalogue, find_catalogue
 from veilscore.features.expansion import Variable, expand, variable_hash
 from veilscore.terms.node_config import DatasetConfig, load_node_config
+from veilscore.terms.settings import read_day
 
 app = typer.Typer(no_args_is_help=True)
 DatasetName = Annotated[str, typer.Argument(help="Name of a data set in node.yaml that has `features`.")]
@@ -39,15 +40,6 @@ def _dataset(name: str, home: Path | None, federation: Path | None, party: str |
             f"it in node.yaml (`veilscore explain dataset`)"
         )
     return entry, entry.path
-
-
-def _day(text: str) -> str:
-    import datetime as dt  # noqa: PLC0415
-
-    try:
-        return dt.date.fromisoformat(text).isoformat()
-    except ValueError:
-        raise ConfigError(f"--as-of {text[:40]!r} is no date; write YYYY-MM-DD") from None
 
 
 @app.command(epilog="Example: veilscore features plan main --home /srv/tax")
@@ -110,7 +102,7 @@ def build(
     entry, path = _dataset(name, home, federation, party)
     found = _catalogue(entry)
     fixed = None if renew_terms else earlier_terms(path, found)
-    days = [_day(text) for text in as_of]
+    days = [read_day(text, "--as-of").isoformat() for text in as_of]
     if entry.id_columns is None and len(days) > 1:
         raise ConfigError(f"data set {name!r} has one row a firm; several --as-of need id_columns: [uscc, as_of] there")
     if entry.key_columns != (FIRM_COLUMN, DAY_COLUMN)[: len(entry.key_columns)]:
@@ -142,7 +134,8 @@ def describe(
 
     entry, path = _dataset(name, home, federation, party)
     found = _catalogue(entry)
-    quality = measure(found, _source(entry), _day(as_of), months=months, terms=earlier_terms(path, found))
+    day = read_day(as_of, "--as-of").isoformat()
+    quality = measure(found, _source(entry), day, months=months, terms=earlier_terms(path, found))
     page = write_quality(quality, path)
     out = console()
     fresh = (
@@ -182,7 +175,7 @@ def check(
     from veilscore.features.leaks import find_leaks  # noqa: PLC0415 - loads duckdb
 
     entry, _ = _dataset(name, home, federation, party)
-    found = find_leaks(_catalogue(entry), _source(entry), _day(as_of), earlier=earlier)
+    found = find_leaks(_catalogue(entry), _source(entry), read_day(as_of, "--as-of").isoformat(), earlier=earlier)
     out = console()
     for one in found:
         shown = f": {', '.join(one.variables[:3])}{', ...' if len(one.variables) > 3 else ''}" if one.variables else ""

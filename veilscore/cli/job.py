@@ -11,10 +11,10 @@ from rich.panel import Panel
 from veilscore.cli.connection import Connection, named_job, reach
 from veilscore.cli.display import coloured, console, line, moment, styled, table
 from veilscore.cli.homes import FederationOption, HomeOption, PartyOption, find_home
-from veilscore.cli.measures import show_measures
-from veilscore.cli.progress import ENDED, JobProgress, show_job
+from veilscore.cli.measures import show_counts, show_measures
+from veilscore.cli.progress import JobProgress, show_job
 from veilscore.errors import ConfigError, JobError, PeerError
-from veilscore.terms.job import load_job, parse_job
+from veilscore.terms.job import ENDED, load_job, parse_job
 from veilscore.terms.node_config import load_node_config
 from veilscore.v1 import control_pb2
 
@@ -119,9 +119,9 @@ def _steps_done(info: control_pb2.JobInfo) -> str:
 def show(
     job: JobText = None, *, home: HomeOption = None, federation: FederationOption = None, party: PartyOption = None
 ) -> None:
-    """Show a job's acceptances, steps, attempts, times and bytes, and what it measured on the hold-out.
+    """Show a job's acceptances, steps, attempts, times and bytes, what it measured or how many firms reached each step.
 
-    At a holder: its answer, parameters, who learns what, and what was and may be charged to its account.
+    At a holder: its answer, parameters, who learns what, charges to its account, and how many firms reached each step.
     """
     home = find_home(home, federation, party)
 
@@ -142,7 +142,9 @@ def show(
             return
         show_asked(console(), asked)
         show_spent(console(), asked, info.job_id, home)
+        show_counts(console(), home / "jobs" / info.job_id)
         return
+    show_counts(console(), home / "jobs" / info.job_id)
     show_measures(console(), home / "jobs" / info.job_id / "report.json")
 
 

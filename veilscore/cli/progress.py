@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from veilscore.cli.display import coloured, line, megabytes, styled, table
+from veilscore.terms.job import ENDED
 from veilscore.v1 import control_pb2
 
-ENDED = frozenset({"done", "failed", "refused", "cancelled"})
 _LINE_EVERY_S = 1.0  # a tree takes longer; of what is quicker not every piece is a line
 
 

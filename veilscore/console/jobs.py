@@ -28,13 +28,12 @@ from veilscore.evidence.job_ledger import LedgerEntry
 from veilscore.tasks.context import account_of
 from veilscore.tasks.table import bins_charge, charges_by_step, leakage_table
 from veilscore.tasks.task import EXACT
-from veilscore.terms.job import Job, parse_job
+from veilscore.terms.job import ENDED, Job, parse_job
 from veilscore.terms.people import AUDITOR, MODELLER, STEWARD
 from veilscore.terms.privacy import best_guess, total
 from veilscore.v1 import control_pb2 as pb
 
 SEES = frozenset({MODELLER, STEWARD, AUDITOR})
-ENDED = frozenset({"done", "failed", "refused", "cancelled"})
 STATUSES = (
     noted("pending"),
     noted("waiting"),

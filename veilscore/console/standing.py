@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 from veilscore import __version__
 from veilscore.console.desk import Visit, bar_chart, drawn
 from veilscore.console.holdings import release_chart
-from veilscore.console.jobs import ENDED, SEES, SeenJob, seen
+from veilscore.console.jobs import SEES, SeenJob, seen
 from veilscore.console.language import noted
 from veilscore.console.page import ANY_PERSON, ANYBODY, Page
 from veilscore.console.proofs import heads_seen
@@ -28,6 +28,7 @@ from veilscore.release.account import FILE, accounts
 from veilscore.release.monthly import released_by_month
 from veilscore.reports.svg import Chart
 from veilscore.terms.federation import Member
+from veilscore.terms.job import ENDED
 from veilscore.terms.people import AUDITOR, OPERATOR, STEWARD
 from veilscore.v1 import control_pb2 as pb
 

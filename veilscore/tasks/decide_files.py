@@ -41,6 +41,7 @@ def write_decisions(store: JobStore, table: Table, decision: DecisionModel, foun
             "decision": decision.name,
             "n_rows": table.n_rows,
             "steps": dict(zip(names, counts, strict=True)),
+            "order": names,
             "unknown": {holder: None if mask is None else int(mask.sum()) for holder, mask in found.unknown.items()},
         },
     )
@@ -52,7 +53,8 @@ def keep_told(
     """Keep noised counts (n_steps + 1,) by name of the step, and the deviation of their noise, as NAME.json."""
     by_step = dict(zip(map(decision.step_of, range(counts.size)), counts.tolist(), strict=True))
     named = {decision.name_of(step): round(by_step[step], 1) for step in sorted(by_step)}
-    store.save_json(name, {"decision": decision.name, "n_rows": n_rows, "noise": round(sigma, 2), "steps": named})
+    said = {"decision": decision.name, "n_rows": n_rows, "noise": round(sigma, 2), "steps": named}
+    store.save_json(name, said | {"order": list(named)})  # a file's keys are sorted
 
 
 def _status(unknown: Mask | None, n_rows: int) -> Array:

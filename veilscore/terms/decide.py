@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from veilscore.terms.decision import WATCH_MONTHS
+from veilscore.terms.decision import bits_of
 from veilscore.terms.parameters import AppliesDecision, AppliesModel, Output
 
 MOST_OUTCOMES = 640  # of any decision: 63 steps and none, each with the one of ten measures that decided
@@ -59,8 +58,7 @@ class Decide(AppliesDecision, AppliesModel):
     @property
     def bits(self) -> float:
         """Return the most that an outcome tells of a firm; of a watch, all outcomes of a contract year."""
-        outcomes = self.outcomes or MOST_OUTCOMES
-        return math.log2(math.comb(WATCH_MONTHS + outcomes - 1, WATCH_MONTHS) if self.watch else outcomes)
+        return bits_of(self.outcomes or MOST_OUTCOMES, watch=self.watch)
 
     @property
     def steps(self) -> tuple[str, ...]:

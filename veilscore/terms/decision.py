@@ -37,6 +37,14 @@ _EXPONENT = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?[eE][+-]?[0-9]{1,3}")  # a number
 _RESERVED = frozenset({*NO_BAND, "knock_out", "knock_outs", "bound", "step", "level"})
 
 
+def bits_of(outcomes: int, *, watch: bool = False) -> float:
+    """Return what one of so many outcomes tells of a firm, in bits: of a watch, all outcomes of a contract year.
+
+    Levels of a watch only rise, so a year of L levels has C(12 + L, L) outcomes, whatever the bank chooses.
+    """
+    return math.log2(math.comb(WATCH_MONTHS + outcomes - 1, WATCH_MONTHS) if watch else outcomes)
+
+
 def _number_or_word(value: Any) -> Any:
     """Refuse what YAML makes of yes, no, on and off, and write whole numbers in one way."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
@@ -276,13 +284,8 @@ class DecisionModel(Strict):
 
     @property
     def bits(self) -> float:
-        """Return the most that a decision tells of a firm, in bits: of a watch, in a whole contract year.
-
-        Levels of a watch only rise, so a year of L levels has C(12 + L, L) outcomes, whatever the bank chooses.
-        """
-        if self.watch:
-            return math.log2(math.comb(WATCH_MONTHS + self.n_steps, self.n_steps))
-        return math.log2(self.outcomes)
+        """Return the most that a decision tells of a firm, in bits: of a watch, in a whole contract year."""
+        return bits_of(self.n_steps + 1 if self.watch else self.outcomes, watch=self.watch)
 
     def step_of(self, index: int) -> int:
         """Return the number of the step, or of the level of a watch, at a least number of reached cut-offs."""

@@ -29,6 +29,7 @@ from veilscore.terms.written import WriteModel  # noqa: F401 - enters its task i
 
 JOB_ID = re.compile(r"(?P<name>[a-z][a-z0-9_-]{0,39})-[0-9a-f]{8}-(?P<digest>[0-9a-f]{16})")
 WITH_COORDINATOR = frozenset({"evaluate", "score"})  # steps in which it adds masked partials of scores
+ENDED = frozenset({"done", "failed", "refused", "cancelled"})  # statuses after which a job does nothing by itself
 P = TypeVar("P", bound=Parameters)
 
 

@@ -6,6 +6,7 @@ refused and the nearest known one is named.
 
 from __future__ import annotations
 
+import datetime as dt
 import difflib
 import json
 from collections.abc import Sequence
@@ -121,6 +122,14 @@ def explain(error: ValidationError) -> list[str]:
         text = plain.get(item["type"], item["msg"].removeprefix("Value error, "))
         lines.append(f"{where}: {text}" if where else text)
     return lines
+
+
+def read_day(text: str, option: str) -> dt.date:
+    """Return the day that a person wrote for an option; ConfigError where it is no date."""
+    try:
+        return dt.date.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(f"{option} {text[:40]!r} is no date; write YYYY-MM-DD") from None
 
 
 def read_text(path: Path, what: str) -> str:
