@@ -138,10 +138,8 @@ def loss_chart(visit: Visit, sides: list[tuple[str, Group]]) -> Chart:
 
 def _named_chart(title: str, unit: str, names: list[str]) -> Chart:
     chart = Chart(title, "", unit)
-    chart.x_format = lambda value, _: names[round(value)] if 0 <= round(value) < len(names) else ""
-    chart.x_limits, chart.y_limits = (-0.6, len(names) - 0.4), (0, None)
-    chart.whole_x, chart.grid_x, chart.most_x = True, False, len(names) + 2  # so that each has its tick
-    chart.legend = "upper right"
+    chart.named_x(names)
+    chart.y_limits, chart.legend = (0, None), "upper right"
     chart.y_format = lambda value, _: f"{value:,.0f}"
     return chart
 
