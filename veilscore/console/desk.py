@@ -123,21 +123,25 @@ class ConsoleDesk:
             for section, pages in self.menu.items()
             if any(page.may & visit.roles for page in pages)
         ]
-        html = (
-            self._environments[visit.language]
-            .get_template(template)
-            .render(
-                visit=visit,
-                node=self.home.name,
-                node_role=self.home.role,
-                menu=menu,
-                here=visit.request.url.path,
-                done_text=DONE.get(visit.asked("done"), ""),
-                csrf="" if visit.session is None else visit.session.csrf,
+        return self.rendered(
+            visit,
+            template,
+            status,
+            {
+                "node": self.home.name,
+                "node_role": self.home.role,
+                "menu": menu,
+                "here": visit.request.url.path,
+                "done_text": DONE.get(visit.asked("done"), ""),
                 **content,
-            )
+            },
         )
-        return HTMLResponse(html, status)
+
+    def rendered(self, visit: Visit, template: str, status: int, content: Mapping[str, Any]) -> Response:
+        """Return a template as a page, in the visit's language and with the token of its forms."""
+        csrf = "" if visit.session is None else visit.session.csrf
+        found = self._environments[visit.language].get_template(template)
+        return HTMLResponse(found.render(visit=visit, csrf=csrf, **content), status)
 
 
 @dataclass

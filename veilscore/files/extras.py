@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+import importlib.util
 
 _NEEDED = {  # extra of pyproject.toml -> modules
     "bank": ("alembic", "highspy", "segno", "sqlalchemy", "zen"),
@@ -12,4 +12,4 @@ _NEEDED = {  # extra of pyproject.toml -> modules
 
 def missing_of(extra: str) -> list[str]:
     """Return the modules of an extra that are not installed."""
-    return [name for name in _NEEDED[extra] if find_spec(name) is None]
+    return [name for name in _NEEDED[extra] if importlib.util.find_spec(name) is None]
