@@ -273,7 +273,8 @@ def test_mined_rules_become_a_candidate_policy_that_is_tried_and_signed(bank, tm
     assert first in words(page.text)
     assert page.text.count("<svg") == 1
     if "no rule here has a condition" in page.text:  # noise decides which rules stand out
-        pytest.skip("the noise of this run left rules of every firm alone")
+        assert "<form" not in page.text.split("</table>")[-1]
+        return
     graph = html.unescape(re.search(r'<textarea name="graph" hidden>(.*?)</textarea>', page.text, re.DOTALL).group(1))
     assert "textarea name" not in bank.opened.browser("ada").get(f"/assistant/rules/{job_id}").text
     answer = mo.post("/policies/file", name="mined-rules", graph=graph)
