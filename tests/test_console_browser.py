@@ -82,7 +82,7 @@ class Town:
                 for n in range(400)]  # fmt: skip
         head = "step,blacklisted,overdue_days,relationship_years,amount,default"
         (bank / "past" / "firms.csv").write_text("\n".join([head, *rows, ""]))
-        columns = [ScreenedColumn("tax", f"invoices.amount.sum.{n}d", n / 20, 0.02, 0.01, n > 3, ("", REASONS[2])[n < 4])
+        columns = [ScreenedColumn("tax", f"invoices.sum.{n}d", n / 20, 0.02, 0.01, n > 3, ("", REASONS[2])[n < 4])
                    for n in range(1, 9)]  # fmt: skip
         columns += [ScreenedColumn("registry", f"judgments.text.term({t}).365d", None, None, None, True, "")
                     for t in ("欠薪", "dishonest")]  # fmt: skip

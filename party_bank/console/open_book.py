@@ -58,17 +58,21 @@ class OpenBook:
         """Return a query's rows as they were at most so long ago: counting 100,000 firms takes longer than a page."""
         compiled, now_s = query.compile(), time.monotonic()
         key = (str(compiled), *sorted((name, repr(value)) for name, value in compiled.params.items()))
-        book = self.book
-        with self._counting:  # one at a time: who waits for the same count finds it
+        book, known = self.book, self._recent.get(key)
+        if known is not None and now_s - known[0] < seconds:
+            return known[1]
+        # one at a time: who waits for the same count finds it, and who has an older one goes on with that
+        if not self._counting.acquire(blocking=known is None):
+            return [] if known is None else known[1]
+        try:
             known = self._recent.get(key)
-            if known is not None and now_s - known[0] < seconds:
-                return known[1]
-            rows = book.rows(query)
-            self._recent[key] = (time.monotonic(), rows)
-            self._recent.move_to_end(key)
-            while len(self._recent) > _MOST_RECENT:
-                self._recent.popitem(last=False)
-        return rows
+            if known is None or now_s - known[0] >= seconds:
+                known = self._recent[key] = (time.monotonic(), book.rows(query))
+                while len(self._recent) > _MOST_RECENT:
+                    self._recent.popitem(last=False)
+            return known[1]
+        finally:
+            self._counting.release()
 
     def id_of(self, firm: str) -> str:
         """Return a firm's id in the spelling of the book."""
