@@ -74,6 +74,7 @@ class AssistantPages:
             and kept in {"", "yes" if column["kept"] else "no"}
         ]
         asked = {"q": visit.asked("q"), "origin": origin, "kept": kept}
+        origins = {one: label.get("zh" if visit.language == "zh" else "en") for one, label in ORIGINS.items()}
         return visit.show(
             "bank/screening.html",
             name=name,
@@ -82,9 +83,11 @@ class AssistantPages:
             sentences=_texts(found.sentences("zh" if visit.language == "zh" else "en")),
             columns=page_of(columns, visit.page_number(), asked),
             asked=asked,
-            origins={one: label.get("zh" if visit.language == "zh" else "en") for one, label in ORIGINS.items()},
+            origins=origins,
             keeps={"yes": noted("kept"), "no": noted("left out")},
-            chart=drawn(_kept_chart(visit, [(f"{g.party}, {g.origin}", g.screened, g.kept) for g in found.groups])),
+            chart=drawn(
+                _kept_chart(visit, [(f"{g.party}, {origins[g.origin]}", g.screened, g.kept) for g in found.groups])
+            ),
         )
 
     # --- rules -------------------------------------------------------------------------------------------------------
@@ -165,7 +168,7 @@ def _kept_chart(visit: Visit, groups: list[tuple[str, int, int]]) -> Chart | Non
     x = [float(n) for n in range(len(groups))]
     chart.bars(x, [float(n) for _, n, _ in groups], 0.6, "good", visit.told(noted("screened")))
     chart.bars(x, [float(n) for _, _, n in groups], 0.6, "joint", visit.told(noted("kept")))
-    chart.y_limits, chart.legend = (0, None), "upper right"
+    chart.y_limits, chart.legend = (0, 1.3 * max(n for _, n, _ in groups)), "upper right"  # room for the legend
     chart.y_format = lambda value, _: f"{value:,.0f}"
     return chart
 

@@ -33,7 +33,8 @@ from veilscore.errors import ConfigError
 from veilscore.reports.svg import Chart
 
 MOST_FIRMS = 20_000  # a few seconds of a core; more is the command line's
-_KEPT = 16
+_KEPT, _HEADROOM = 16, 1.3  # of a chart, for its legend
+OUTCOMES = (noted("approve"), noted("decline"), noted("refer"), noted("yes"), noted("no"))  # of shipped policies
 SIDES = (noted("champion approves"), noted("challenger approves"), noted("swapped in"), noted("swapped out"))
 
 
@@ -116,7 +117,8 @@ def _outcomes_chart(visit: Visit, outcomes: Mapping[str, Group]) -> Chart | None
         return None
     names = list(outcomes)
     title, unit = visit.told(noted("Firms by decision, and the bads among them")), visit.told(noted("firms"))
-    chart = _named_chart(title, unit, names)
+    chart = _named_chart(title, unit, [visit.told(name) for name in names])
+    chart.y_limits = (0, _HEADROOM * max(one.firms for one in outcomes.values()))
     x = [float(n) for n in range(len(names))]
     chart.bars(x, [float(outcomes[name].firms) for name in names], 0.6, "good", visit.told(noted("firms")))
     chart.bars(x, [float(outcomes[name].bads) for name in names], 0.6, "bad", visit.told(noted("bads")))
