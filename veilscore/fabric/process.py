@@ -159,7 +159,7 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(mmap_threshold, 32 << 20)
         mallopt(trim_threshold, 256 << 20)
-        mallopt(arenas, 2)
+        mallopt(arenas, max(2, os.cpu_count() or 1))
 
 
 def serve(home: Path | str, open_node: Callable[[Path], Service]) -> None:
