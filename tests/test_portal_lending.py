@@ -184,7 +184,7 @@ def test_a_holder_that_is_away_is_told_when_it_is_back(opened):
                 (peer, method, read_revocations(Signed.from_bytes(request.SerializeToString(), ""), known(opened)))
             )
 
-    pushes = WithdrawalPushes(opened.portal.consents, Link())
+    pushes = WithdrawalPushes(opened.portal.consents, Link(), lambda: None)
     push = opened.loop.run_until_complete
     assert push(pushes.push()) == (("tax",), ("court",))
     away.clear()
