@@ -243,19 +243,18 @@ def _receive(entry: BookEntry, asked: ApplicationRequest) -> Row:
         times = {"opened_s": entry.at_s, "changed_s": entry.at_s}
         number = entry.add(LINES, firm=asked.firm, product=asked.product, state="prospect", reason="", **times)
     entry.move(number, "applied")
-    application = entry.add(
-        APPLICATIONS,
-        firm=asked.firm,
-        line=number,
-        offer=None if offer is None else offer["id"],
-        decision=None if offer is None else offer["decision"],
-        request=asked.request,
-        amount=asked.amount,
-        months=asked.months,
-        status=RECEIVED,
-        received_s=entry.at_s,
-    )
-    return _one(entry, APPLICATIONS, application)
+    application = {
+        "firm": asked.firm,
+        "line": number,
+        "offer": None if offer is None else offer["id"],
+        "decision": None if offer is None else offer["decision"],
+        "request": asked.request,
+        "amount": asked.amount,
+        "months": asked.months,
+        "status": RECEIVED,
+        "received_s": entry.at_s,
+    }
+    return {**application, "id": entry.add(APPLICATIONS, **application)}
 
 
 def _judge(entry: BookEntry, settings: BankSettings, judge: Judge, application: Row, decision: Row) -> None:
