@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import sqlalchemy as sa
+from google.protobuf.message import Message
 
 from party_bank.book import Book
 from party_bank.book_tables import CONSENTS, DECISIONS
 from party_bank.joint import OpenedSteps
-from party_bank.own_node import OwnNode
 from veilscore.errors import BookError, VeilscoreError
 from veilscore.models.decided import load_decision
 from veilscore.release.consent import Signed
@@ -26,7 +27,26 @@ from veilscore.v1 import control_pb2
 
 _PATIENCE_S = 5.0  # beyond a request's own time, for its answer to come back
 _ANSWERED = ("scored", "fallback")
+M = TypeVar("M", bound=Message)
 _Kept = tuple[Path, Signed]
+
+
+class ScoringNode(Protocol):
+    """The bank's node: `OwnNode`, or one that is reached over a site's own link."""
+
+    @property
+    def home(self) -> Path:
+        """Return the bank's home."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """Return the bank's name."""
+        ...
+
+    def ask(self, method: str, request: Message, reply: type[M], timeout_s: float) -> M:
+        """Call the node once and return its reply."""
+        ...
 
 
 class OnlineJoint:
@@ -35,7 +55,7 @@ class OnlineJoint:
     timeout_s : of one decision.
     """
 
-    def __init__(self, book: Book, node: OwnNode, *, timeout_s: float = 10.0) -> None:
+    def __init__(self, book: Book, node: ScoringNode, *, timeout_s: float = 10.0) -> None:
         self._book, self._node, self._timeout_s = book, node, timeout_s
         self._known: dict[tuple[str, str], float] = {}
 

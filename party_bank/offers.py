@@ -44,11 +44,19 @@ def qr_code(settings: BankSettings, key: bytes, number: str) -> bytes:
 
     What stands after # is not sent by a browser when it asks for the page, so no server's log has it.
     """
+    return _code(f"{settings.portal}/{number}#{secret_of(key, number)}")
+
+
+def write_code(path: Path, link: str) -> None:
+    """Write a link of the portal as the SVG of a QR code, for its owner alone (mode 0600)."""
+    _save(path, _code(link))
+
+
+def _code(text: str) -> bytes:
     import segno  # noqa: PLC0415 - an extra
 
     file = io.BytesIO()
-    code = segno.make(f"{settings.portal}/{number}#{secret_of(key, number)}", error="m", micro=False)
-    code.save(file, kind="svg", scale=4)
+    segno.make(text, error="m", micro=False).save(file, kind="svg", scale=4)
     return file.getvalue()
 
 

@@ -13,13 +13,12 @@ from typing import Self, TypeVar
 
 from google.protobuf.message import Message
 
+from veilscore.fabric.calling import CALL_S, calling_fabric
 from veilscore.fabric.fabric import Fabric
 from veilscore.terms.membership import load_membership
 from veilscore.terms.node_config import NodeConfig, load_node_config
-from veilscore.wire.inbox import WireLimits
 
 M = TypeVar("M", bound=Message)
-_CONNECT_S = 15.0
 
 
 class OwnNode:
@@ -65,20 +64,14 @@ class OwnNode:
 
     def ask_coordinator(self, method: str, request: Message, reply: type[M]) -> M:
         """Call the coordinator once and return its reply."""
-        return self._runner.run(self._call(method, request, reply, _CONNECT_S, at_coordinator=True))
+        return self._runner.run(self._call(method, request, reply, CALL_S, at_coordinator=True))
 
     async def _call(
         self, method: str, request: Message, reply: type[M], timeout_s: float, *, at_coordinator: bool
     ) -> M:
         if self._fabric is None:
             identity, federation = load_membership(self.home, self._config)
-            limits = WireLimits(connect_timeout_s=_CONNECT_S)
-            self._fabric = Fabric(identity, federation, accept_session=_refuse_session, limits=limits)
+            self._fabric = calling_fabric(identity, federation)
             self._coordinator = federation.coordinator.name
         peer = self._coordinator if at_coordinator else self.name
         return await self._fabric.call(peer, method, request, reply, timeout_s=timeout_s, retry=False)
-
-
-def _refuse_session(_session: str, _sender: str) -> bool:
-    """Refuse: who only calls takes part in no protocol."""
-    return False

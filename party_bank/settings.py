@@ -11,6 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from veilscore.errors import ConfigError
+from veilscore.terms.console import ConsoleConfig
 from veilscore.terms.decision import Purpose
 from veilscore.terms.node_config import DatabaseUrl, database_url
 from veilscore.terms.parameters import Name
@@ -145,6 +146,32 @@ class Budget(Strict):
     regions: dict[str, Whole] = Field(default_factory=dict, description="most of a region")
 
 
+class PortalSite(ConsoleConfig):
+    """Says where `veilscore bank portal` serves the owners of firms, always over TLS 1.3."""
+
+    port: int = Field(default=7446, ge=0, le=65535, description="port; 0 takes a free one")
+    idle_minutes: float = Field(default=15, gt=0, le=60, description="a session ends so long after its last request")
+    session_hours: float = Field(default=1, gt=0, le=8, description="and so long after it began, whatever happens")
+    issuer: Path | None = Field(
+        default=None, description="folder of the consent issuer whose key signs what owners agree to; null: none here"
+    )
+    bank_name: str = Field(default="", max_length=80, description="name of the bank on its pages; empty: the node's")
+    consent_days: dict[Purpose, Annotated[int, Field(ge=1, le=3650)]] = Field(
+        default={"application": 30, "renewal": 400}, description="how long a consent is valid, by purpose"
+    )
+
+    @model_validator(mode="after")
+    def _of_owners(self) -> Self:
+        if self.client_ca is not None or self.refused or self.oidc is not None:
+            raise ValueError("owners enter by links and passkeys: client_ca, refused and oidc are of the console")
+        return self
+
+    def below(self, home: Path) -> Self:
+        """Return it with relative paths put below a home."""
+        paths = {name: getattr(self, name) for name in ("certificate", "key", "issuer")}
+        return self.model_copy(update={name: None if p is None else home / p for name, p in paths.items()})
+
+
 class BankSettings(Strict):
     """Says where the book is, what the bank lends, and within which limits."""
 
@@ -158,6 +185,7 @@ class BankSettings(Strict):
     portal: str = Field(
         default="https://bank.example/offer", pattern=r"^https://[^\s#]+$", description="page that a QR code opens"
     )
+    portal_site: PortalSite = Field(default=PortalSite(), description="the portal of firms' owners: where it listens")
     decisions: dict[Purpose, Name] = Field(default_factory=dict, description="decision model by purpose")
     bits_per_year: dict[Name, float] = Field(
         default_factory=dict, description="bits of a firm that each holder tells in a year, as its steward said"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import tempfile
@@ -132,3 +133,14 @@ async def deliver_raw(
             timeout=1.5,
         )
         return wire_pb2.Ack.FromString(await call)
+
+
+def on_network(scenario: Any, *names: str, **options: Any) -> Any:
+    """Run `scenario` with a started fabric for each name."""
+
+    async def main() -> Any:
+        fabrics = [make_fabric(name, **options) for name in names]
+        async with running(*fabrics):
+            return await scenario(*fabrics)
+
+    return asyncio.run(main())

@@ -339,9 +339,9 @@ def test_a_steward_approves_on_a_real_node_and_the_log_has_it(tmp_path):
     async def scenario():
         nodes = open_trial(homes)
         opened, at_bank = OpenedConsole(homes / "tax"), OpenedConsole(homes / "bank")
-        async with running(nodes), commanding(homes / "bank") as bank:
+        async with running(nodes):
             try:
-                job_id = await submit(bank)
+                job_id = await _submitted(at_bank)
                 await until(lambda: nodes["tax"].ledger.get(job_id))
                 steward, auditor = opened.browser("stella"), opened.browser("ada")
                 page = (await steward.getting(f"/jobs/{job_id}")).text
@@ -355,7 +355,12 @@ def test_a_steward_approves_on_a_real_node_and_the_log_has_it(tmp_path):
                 told = await at_bank.browser("ada").getting(f"/jobs/{job_id}/events")
                 assert '"status": "done"' in told.text
                 assert told.text.endswith("event: over\ndata: {}\n\n")
-                assert (await at_bank.browser("mo").getting(f"/jobs/{job_id}")).status == 422, "not mo's own"
+                assert ">mo</dd>" in (await at_bank.browser("mo").getting(f"/jobs/{job_id}")).text
+                async with commanding(homes / "bank") as bank:
+                    other = await submit(bank)
+                for path in ("", "/report"):
+                    assert (await at_bank.browser("mo").getting(f"/jobs/{other}{path}")).status == 422, "not mo's own"
+                assert (await at_bank.browser("mo").posting(f"/jobs/{other}/cancel")).status == 422
                 assert "answers" in (await auditor.getting("/node")).text
                 entries = await _handed_over(opened, homes / "tax")
             finally:
@@ -373,6 +378,20 @@ def test_a_steward_approves_on_a_real_node_and_the_log_has_it(tmp_path):
         ("stella", "decide on a job", "done"),
     ]
     assert acts[-1]["subject"] == f"{job_id}: approve"
+
+
+async def _submitted(at_bank):
+    """A job that mo plans and submits in the bank's console; its id."""
+    mo = at_bank.browser("mo")
+    page = (await mo.posting("/jobs/plan", job=JOB)).text
+    digest = re.search(r'name="digest" value="(\w+)"', page).group(1)
+    answer = await mo.posting("/jobs/submit", job=JOB, digest=digest)
+    place = answer.header("location")
+    assert place.endswith("?done=submitted"), (answer.status, answer.text[-600:])
+    job_id = place.removeprefix("/jobs/").removesuffix("?done=submitted")
+    assert ("mo", "submit a job", "done") in at_bank.acts()
+    assert job_id in (await mo.getting("/jobs")).text
+    return job_id
 
 
 async def _handed_over(opened, home):

@@ -240,14 +240,19 @@ def test_it_reads_without_scripts_and_by_keyboard(town, chromium):
         assert page.evaluate("document.activeElement.id") == "main"
 
 
-def test_axe_finds_nothing_serious(town, chromium, tmp_path):
+def axe_of(folder):
+    """The text of axe-core, which npm brings; a test without it is skipped."""
     if not shutil.which("npm"):
         pytest.skip("npm, which has axe-core, is not on this machine")
-    packed = subprocess.run(["npm", "pack", "axe-core", "--silent"], cwd=tmp_path, capture_output=True, check=False)
+    packed = subprocess.run(["npm", "pack", "axe-core", "--silent"], cwd=folder, capture_output=True, check=False)
     if packed.returncode:
         pytest.skip("axe-core cannot be had from npm here")
-    with tarfile.open(next(tmp_path.glob("axe-core-*.tgz"))) as archive:
-        axe = archive.extractfile("package/axe.min.js").read().decode()
+    with tarfile.open(next(folder.glob("axe-core-*.tgz"))) as archive:
+        return archive.extractfile("package/axe.min.js").read().decode()
+
+
+def test_axe_finds_nothing_serious(town, chromium, tmp_path):
+    axe = axe_of(tmp_path)
     found = {}
     for party in ("tax", "bank"):
         for scheme in ("light", "dark"):

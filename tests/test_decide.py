@@ -74,6 +74,15 @@ def test_every_firm_gets_the_step_of_the_plain_decision(homes, told):
     assert sum(said["steps"].values()) == said["n_rows"] == len(steps)
 
 
+def test_holders_are_told_counts_by_step_with_noise(told):
+    exact, *noised = [told.stores[party].load_json("decided") for party in ("bank", *HOLDERS)]
+    assert noised[0] == noised[1]
+    assert (noised[0]["n_rows"], noised[0]["noise"]) == (exact["n_rows"], 2.83)  # root two over a mu of 0.5
+    off = [noised[0]["steps"][name] - count for name, count in exact["steps"].items()]
+    assert 0 < max(map(abs, off)) < 6 * 2.83
+    assert any(each % 1 for each in off)  # noise in parts of a firm
+
+
 @pytest.mark.slow
 def test_an_honest_bank_is_confirmed(told):
     found = audit(told)
@@ -92,6 +101,8 @@ def test_holders_count_bits_and_a_repeat_is_free(homes, told):
         set_policy(homes, party, release=tight)
     again = run_decisions(homes, decide_job("told", "proactive", name="again"))
     assert decided(homes, again) == decided(homes, told)
+    for party in HOLDERS:  # what is repeated tells the same noise, not a mean of several
+        assert again.stores[party].load_json("decided") == told.stores[party].load_json("decided")
     with pytest.raises(RefusedError, match="more than 5 bits would be told within a year"):
         run_decisions(homes, decide_job("limit", "proactive", name="more"))
 

@@ -77,6 +77,7 @@ def test_a_decision_is_written_filed_sized_applied_rolled_back_and_audited(homes
         )
         job("size", "size_decision", "proactive", decision="limit", mu=0.5)
         job("batch", "decide", "proactive", decision="limit")
+        shown = {party: veilscore("job", "show", "batch", "--home", homes / party) for party in ("bank", "tax")}
         said = veilscore("decide", firm, "--decision", "limit", "--on-missing", "missing_code", "--home", bank)
         job("limit", "file_decision", "proactive", decision=limit(homes, [one + 1000 for one in LADDER]))
         assert load_decision(bank, "limit").sha256 != filed.sha256
@@ -91,6 +92,10 @@ def test_a_decision_is_written_filed_sized_applied_rolled_back_and_audited(homes
     plain = np.bincount(list(steps.values()), minlength=6).tolist()
     found = [counts["steps"][filed.decision.name_of(step)] for step in range(6)]
     assert found == pytest.approx(plain, abs=6 * counts["noise"])
+    titles = {party: " ".join(text.split()).partition("firms by step, of ")[2] for party, text in shown.items()}
+    assert titles["bank"].startswith(f"{len(steps):,} ")
+    assert titles["tax"].startswith(f"{len(steps):,}, deviation of the noise 2.83")
+    assert [f"│ {filed.decision.name_of(k)} │ {plain[k]:,} │" in titles["bank"] for k in range(6)] == [True] * 6
     assert len(steps) == len(rows(homes, "bank"))
     logs = [word for party in PUBLISHED for word in ("--log", homes / party)]
     shown = veilscore("audit", "--bank", bank, "--step", "online", "--online", 0, *logs)

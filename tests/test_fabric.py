@@ -15,6 +15,7 @@ from fabric_network import (
     header,
     make_fabric,
     make_identity,
+    on_network,
     point,
     raw_channel,
     running,
@@ -50,17 +51,6 @@ async def ask(fabric: Fabric, peer: str, method: str = "Ask", *, timeout_s: floa
 
 async def echo(request, _peer):
     return JobInfo(job_id=request.job_id)
-
-
-def on_network(scenario, *names, **options):
-    """Run `scenario` with a started fabric for each name."""
-
-    async def main():
-        fabrics = [make_fabric(name, **options) for name in names]
-        async with running(*fabrics):
-            return await scenario(*fabrics)
-
-    return asyncio.run(main())
 
 
 # --- control calls ---
@@ -775,13 +765,13 @@ def test_inbox_gives_its_space_back():
     async def scenario():
         inbox = Inbox("s", WireLimits(message_bytes=10, inbox_bytes=10))
         with pytest.raises(MessageError):
-            async with inbox.space("bank", 10, 0.1):
+            async with inbox.space(header(bytes(10)).header, 0.1):
                 raise MessageError("truncated")
         assert inbox.used_bytes == 0
         message = header(bytes(10)).header
         assert not inbox.put(message, bytes(10))
         with pytest.raises(QueueFullError):
-            async with inbox.space("bank", 1, 0.01):
+            async with inbox.space(header(bytes(1), sequence=1).header, 0.01):
                 pass
         inbox.close("over")
         assert inbox.used_bytes == 0

@@ -7,7 +7,7 @@ from rich.console import Console
 from trial_audit import audit, audited_run
 
 from veilscore.cli.measures import show_measures
-from veilscore.cli.planning import Planned, show_plan
+from veilscore.cli.planning import planned, show_plan
 from veilscore.errors import ConfigError, DataError, RefusedError
 from veilscore.models import curve_tables, metrics
 from veilscore.models.curve import NoisedCurve, plain_counts, sensitivity
@@ -155,7 +155,7 @@ def test_a_plan_says_how_far_noise_moves_the_curve():
         ({}, False),
     ):
         out = Console(record=True, width=160)
-        show_plan(out, Planned(job(**parameters), None, None, {}, None, {}))
+        show_plan(out, planned(job(**parameters)))
         text = " ".join(out.export_text().split())
         assert ("300 │ ± 0.0100 │ ± 0.0133" in text) == shown
 

@@ -7,9 +7,10 @@ import time
 import numpy as np
 import pytest
 from consent_issuer import ISSUERS, KEY, scope, token
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from trial_federation import commanding, make_homes, open_trial, running, until
 
-from veilscore.errors import ConfigError, IdentityError, RefusedError
+from veilscore.errors import ConfigError, IdentityError, RefusedError, VeilscoreError
 from veilscore.release import revocation_watch
 from veilscore.release.consent import claim_of, issue_list, issue_revocations, read_revocations
 from veilscore.release.gate import ConsentGate
@@ -126,5 +127,31 @@ def test_a_list_brought_to_one_holder_reaches_all_by_itself(tmp_path, monkeypatc
                             await registry.call("tax", "Revocations", asked, pb.HeldRevocations, timeout_s=5)
             finally:
                 await nodes["registry"].stop(0.1)
+
+    asyncio.run(work())
+
+
+def test_a_bank_brings_what_owners_withdrew(tmp_path):
+    """The bank's portal calls each holder; a list counts by its issuer's signature and number, whoever brings it."""
+    homes = make_homes(tmp_path, tax={"consent_issuers": ISSUERS})
+
+    async def work():
+        nodes = open_trial(homes, "tax")
+        async with running(nodes), commanding(homes / "bank") as bank, commanding(homes / "registry") as registry:
+
+            async def brought(by, signed):
+                await by.call("tax", "Withdrawn", signed.to_message(), pb.HeldRevocations, timeout_s=5)
+                return RevocationLists(homes / "tax", ISSUERS).now()
+
+            known = await brought(bank, listed(2, ["f1"], ["0a"]))
+            assert (known.consents, known.firms(["f1", "f2"]).tolist()) == ({"0a"}, [True, False])
+            older = await brought(bank, listed(1, [], []))
+            assert older.firms(["f1"])[0], "an older list is not taken"
+            stranger = issue_revocations(Ed25519PrivateKey.generate(), "portal", ["0b"], number=3)
+            with pytest.raises(VeilscoreError):
+                await brought(bank, stranger)
+            with pytest.raises(VeilscoreError):
+                await brought(registry, listed(4, [], ["0c"]))
+            assert RevocationLists(homes / "tax", ISSUERS).now().consents == {"0a"}
 
     asyncio.run(work())

@@ -18,7 +18,7 @@ from babel.messages.pofile import read_po, write_po
 
 _NEVER = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = (ROOT / "veilscore" / "console", ROOT / "party_bank" / "console")
+FOLDERS = (ROOT / "veilscore" / "console", ROOT / "party_bank" / "console", ROOT / "party_bank" / "portal")
 METHODS = [("**.py", "python"), ("**/templates/**.html", "jinja2")]
 OPTIONS = {"**/templates/**.html": {"newstyle_gettext": "true", "silent": "false", "trimmed": "true"}}
 KEYWORDS = {"_": None, "noted": None}

@@ -22,6 +22,7 @@ NOUNS: dict[str, str] = {
     "renewal": "Prepare renewals of contracts that end soon, and accept them for the firm.",
     "report": "Write credit reports from facts and holders' sections, and say what changed after a loan.",
     "warning": "Early warnings: rows to learn from, levels within a budget, monthly alarms, cases, report.",
+    "portal": "Serve the portal of firms' owners; make the link by which one enters.",
     "due": "Do what is due, once, however often it is called.",
 }
 

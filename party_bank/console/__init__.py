@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 
 from veilscore.console.home import ConsoleHome
 from veilscore.console.page import Site
-
-_NEEDED = ("sqlalchemy", "alembic", "highspy", "segno", "zen")  # the extra `bank`
+from veilscore.files.extras import missing_of
 
 
 def bank_site(home: ConsoleHome) -> Site | None:
     """Return the bank's pages for a home that has a bank.yaml; None without one, or without the extra `bank`."""
     from party_bank.settings import FILE  # noqa: PLC0415 - only where it is needed
 
-    if not (home.path / FILE).is_file() or any(find_spec(name) is None for name in _NEEDED):
+    if not (home.path / FILE).is_file() or missing_of("bank"):
         return None
     from party_bank.console import lending, policies  # noqa: PLC0415 - loads SQLAlchemy and the policy engine
     from party_bank.console.open_book import OpenBook  # noqa: PLC0415

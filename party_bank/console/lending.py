@@ -28,7 +28,7 @@ from party_bank.console.open_book import OpenBook, like
 from party_bank.limits import product_exposure
 from party_bank.portrait import Portrait, make_portrait
 from party_bank.settings import amount_of
-from veilscore.console.desk import Visit, drawn
+from veilscore.console.desk import Visit, bar_chart, drawn
 from veilscore.console.language import noted
 from veilscore.console.page import Page
 from veilscore.errors import BookError
@@ -325,11 +325,9 @@ def _ends_chart(visit: Visit, contracts: list[tuple[dt.date, int]], today: dt.da
     months: Counter[int] = Counter()
     for ends_on, amount in contracts:
         months[(ends_on.year - today.year) * 12 + ends_on.month - today.month] += amount
-    title = visit.told(noted("Limits that end, by month"))
-    chart = Chart(title, visit.told(noted("months from now")), visit.told(noted("millions")))
-    chart.bars([float(n) for n in range(13)], [months[n] / 1e8 for n in range(13)], 0.7, "joint")
-    chart.y_limits, chart.grid_x, chart.whole_x, chart.most_x = (0, None), False, True, 12
-    return chart
+    names = (noted("Limits that end, by month"), noted("months from now"), noted("millions"))
+    title, axis, unit = map(visit.told, names)
+    return bar_chart((title, axis, unit), [float(n) for n in range(13)], [months[n] / 1e8 for n in range(13)])
 
 
 def pages(open_: OpenBook) -> tuple[Page, ...]:

@@ -8,6 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from party_bank.book import Book, Row
+from party_bank.book_tables import FIRMS
 from party_bank.settings import FILE, BankSettings, load_settings
 from veilscore.console.desk import Visit
 from veilscore.console.home import ConsoleHome, WhileUnchanged
@@ -50,6 +51,11 @@ class OpenBook:
     def id_of(self, firm: str) -> str:
         """Return a firm's id in the spelling of the book."""
         return str(normalise_ids([firm[:64]], self.settings.id_normaliser)[0])
+
+    def firm(self, firm: str) -> Row:
+        """Return a firm of the book; BookError if it has none of this id."""
+        missing = f"the book has no firm {firm[:64]!r}: add it with `veilscore bank book import`"
+        return self.book.row(sa.select(FIRMS).where(FIRMS.c.firm == self.id_of(firm)), missing)
 
     def listing(self, visit: Visit, query: sa.Select[Any], order: Any, **asked: str) -> Listing:
         """Return the page of a query that is asked for, and how many rows there are in all."""

@@ -4,18 +4,16 @@ Its commands are an institution's, found by the entry point `veilscore.commands`
 """
 
 from importlib.metadata import entry_points
-from importlib.util import find_spec
 
 import typer
 
 from veilscore.errors import ConfigError
-
-_NEEDED = ("alembic", "highspy", "segno", "sqlalchemy", "zen")
+from veilscore.files.extras import missing_of
 
 
 def _commands() -> typer.Typer:
     """Return the bank's group of commands; ConfigError where the extra is missing."""
-    missing = [name for name in _NEEDED if find_spec(name) is None]
+    missing = missing_of("bank")
     if missing:
         raise ConfigError(f"`veilscore bank` needs {', '.join(missing)}: run `pip install 'veilscore[bank]'`")
     for entry in entry_points(group="veilscore.commands", name="bank"):

@@ -12,14 +12,13 @@ from typing import TypeVar
 from google.protobuf.message import Message
 
 from veilscore.errors import JobError
+from veilscore.fabric.calling import CALL_S, calling_fabric
 from veilscore.fabric.fabric import Fabric
 from veilscore.terms.federation import Federation
 from veilscore.terms.membership import load_membership
 from veilscore.terms.node_config import load_node_config
 from veilscore.v1 import control_pb2
-from veilscore.wire.inbox import WireLimits
 
-CALL_S = 15.0
 T = TypeVar("T")
 M = TypeVar("M", bound="Message")
 
@@ -79,12 +78,7 @@ async def connect(home: Path) -> AsyncIterator[Connection]:
     """Yield a connection with the identity of `home`."""
     config = load_node_config(home)
     identity, federation = load_membership(home, config)
-    fabric = Fabric(
-        identity,
-        federation,
-        accept_session=lambda _session, _sender: False,  # a command takes part in no protocol
-        limits=WireLimits(connect_timeout_s=CALL_S),
-    )
+    fabric = calling_fabric(identity, federation)
     try:
         yield Connection(identity.name, federation, fabric, config.works_at or identity.name)
     finally:

@@ -1,7 +1,6 @@
 """`veilscore console`: pages of a node for its own people, in a browser; who may enter."""
 
 import time
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -11,16 +10,16 @@ from veilscore.cli.display import console as terminal
 from veilscore.cli.display import moment, styled, table
 from veilscore.cli.homes import FederationOption, HomeOption, PartyOption, find_home
 from veilscore.errors import ConfigError
+from veilscore.files.extras import missing_of
 
 app = typer.Typer(
     invoke_without_command=True, epilog="Example: veilscore console --home /srv/tax", subcommand_metavar="[COMMAND]"
 )
 PersonOption = Annotated[str, typer.Option("--person", help="Who, as `people` in node.yaml has the name.")]
-_NEEDED = ("h11", "starlette", "uvicorn", "webauthn")
 
 
 def _check_installed() -> None:
-    missing = [name for name in _NEEDED if find_spec(name) is None]
+    missing = missing_of("console")
     if missing:
         raise ConfigError(f"the console needs {', '.join(missing)}: run `pip install 'veilscore[console]'`")
 

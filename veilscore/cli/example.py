@@ -9,6 +9,7 @@ import typer
 
 from veilscore.cli.display import console, table
 from veilscore.errors import ConfigError, StateError
+from veilscore.terms.example_jobs import about_example, example_jobs
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
@@ -22,18 +23,16 @@ app = typer.Typer()
 @app.command(epilog="Example: veilscore example scorecard > job.yaml")
 def example(name: Name = "", target: Target = None) -> None:
     """Print an example job, copy an example data set to a folder, or list what there is."""
-    jobs = {path.stem: path for path in sorted(EXAMPLES.glob("*.yaml"))}
+    jobs = example_jobs()
     data = {path.parent.name: path.parent for path in sorted(EXAMPLES.glob("*/ATTRIBUTION.md"))}
     if not name:
-        rows = [
-            (key, "job", path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")) for key, path in jobs.items()
-        ]
+        rows = [(key, "job", about_example(text)) for key, text in jobs.items()]
         rows += [
             (key, "data", ", ".join(sorted(file.name for file in path.glob("*.csv")))) for key, path in data.items()
         ]
         console().print(table("Examples", ("name", "kind", "what it is"), rows))
     elif name in jobs and target is None:
-        typer.echo(jobs[name].read_text(encoding="utf-8"), nl=False)
+        typer.echo(jobs[name], nl=False)
     elif name in data and target is not None:
         _copy(data[name], target)
         console().print(

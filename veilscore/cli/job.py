@@ -11,7 +11,7 @@ from rich.panel import Panel
 from veilscore.cli.connection import Connection, named_job, reach
 from veilscore.cli.display import coloured, console, line, moment, styled, table
 from veilscore.cli.homes import FederationOption, HomeOption, PartyOption, find_home
-from veilscore.cli.measures import show_measures
+from veilscore.cli.measures import show_counts, show_measures
 from veilscore.cli.progress import JobProgress, show_job
 from veilscore.errors import ConfigError, JobError, PeerError
 from veilscore.terms.job import ENDED, load_job, parse_job
@@ -42,15 +42,12 @@ def plan(
 
     A private job whose noise would drown its data ends with exit code 1 and the ways out.
     """
-    from veilscore.cli.planning import Planned, show_plan  # noqa: PLC0415 - loads every protocol
+    from veilscore.cli.planning import planned, show_plan  # noqa: PLC0415 - loads every protocol
 
     if home is not None and federation is not None:
         raise ConfigError("give --home or --federation, not both")
-    given = Planned(
-        load_job(job), home, federation, _numbers("--rows", rows, "bank=120000"), bads,
-        _numbers("--columns", columns, "tax=12"),
-    )  # fmt: skip
-    show_plan(console(), given)
+    given = {"rows": _numbers("--rows", rows, "bank=120000"), "columns": _numbers("--columns", columns, "tax=12")}
+    show_plan(console(), planned(load_job(job), home, federation, bads=bads, **given))
 
 
 def _numbers(option: str, texts: list[str] | None, example: str) -> dict[str, int]:
@@ -122,9 +119,9 @@ def _steps_done(info: control_pb2.JobInfo) -> str:
 def show(
     job: JobText = None, *, home: HomeOption = None, federation: FederationOption = None, party: PartyOption = None
 ) -> None:
-    """Show a job's acceptances, steps, attempts, times and bytes, and what it measured on the hold-out.
+    """Show a job's acceptances, steps, attempts, times and bytes, what it measured or how many firms reached each step.
 
-    At a holder: its answer, parameters, who learns what, and what was and may be charged to its account.
+    At a holder: its answer, parameters, who learns what, charges to its account, and how many firms reached each step.
     """
     home = find_home(home, federation, party)
 
@@ -145,7 +142,9 @@ def show(
             return
         show_asked(console(), asked)
         show_spent(console(), asked, info.job_id, home)
+        show_counts(console(), home / "jobs" / info.job_id)
         return
+    show_counts(console(), home / "jobs" / info.job_id)
     show_measures(console(), home / "jobs" / info.job_id / "report.json")
 
 

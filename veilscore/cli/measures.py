@@ -1,4 +1,4 @@
-"""What `veilscore job show` says of a finished training job's hold-out, from the report in the party's own home."""
+"""What `veilscore job show` says of a finished job's hold-out or decisions, from files in the party's own home."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from rich.console import Console
 
 from veilscore.cli.display import styled, table
 from veilscore.errors import VeilscoreError
+from veilscore.files.store import JobStore
 
 
 def show_measures(out: Console, report_json: Path) -> None:
@@ -34,6 +35,23 @@ def show_measures(out: Console, report_json: Path) -> None:
             for c in data.cutoffs
         ]
         out.print(table("Cut-offs by band", ("band", "firms", "bad rate", "bads declined"), shown))
+
+
+def show_counts(out: Console, job: Path) -> None:
+    """Print how many firms reached each step of a decision, from decided.json or sized.json of a job's folder."""
+    store = JobStore(job)
+    for name in ("decided", "sized"):
+        if not store.has(name):
+            continue
+        try:
+            said = store.load_json(name)
+        except VeilscoreError as error:
+            out.print(styled("[yellow]no counts by step: {}[/yellow]", error.message))
+            continue
+        noise = f", deviation of the noise {said['noise']}" if "noise" in said else ""
+        title = f"Decision {said['decision']}: firms by step, of {said['n_rows']:,}{noise}"
+        rows = [(step, f"{said['steps'][step]:,}") for step in said.get("order", said["steps"])]
+        out.print(table(title, ("step", "firms"), rows))
 
 
 def _with_error(value: float, error: float | None) -> str:

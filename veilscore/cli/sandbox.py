@@ -19,7 +19,7 @@ from veilscore.sandbox.mock_data import mock_csv
 from veilscore.sandbox.private_data import read_dataset
 from veilscore.sandbox.reception import message_of, outputs_of
 from veilscore.sandbox.release import write_outputs
-from veilscore.sandbox.submission import make_submission, write_submission
+from veilscore.sandbox.submission import make_submission, printable, write_submission
 from veilscore.sandbox.syft_envelope import pack
 from veilscore.sandbox.syft_exchange import give_back, read_result, receive
 from veilscore.sandbox.syft_folder import SyftJob, syftbox_of
@@ -34,7 +34,6 @@ Reason = Annotated[str, typer.Option("--reason", help="Kept with the signed deci
 Id = Annotated[str, typer.Argument(help="The submission's id or how it begins, or its name.", metavar="ID")]
 Email = Annotated[str, typer.Option("--email", help="Your address in PySyft.")]
 SyftBox = Annotated[Path | None, typer.Option("--syftbox", help="PySyft's folder here; default ~/SyftBox_EMAIL.")]
-_SHOWN = 20_000
 _SEND_S = 60.0
 
 
@@ -138,7 +137,7 @@ def outputs(submission: Id, *, home: HomeOption = None) -> None:
         console().print(f"note: {note}")
     for name, content in files.items():
         console().print(styled("[bold]{}[/bold] {} bytes, SHA-256 {}", name, len(content), record["outputs"][name]))
-        console().print(_printable(content))
+        console().print(printable(content))
 
 
 @app.command(epilog="Example: veilscore sandbox release 3fa1 --home /srv/tax")
@@ -208,7 +207,7 @@ def _show_result(files: Mapping[str, bytes], out: Path | None) -> None:
     if out is None:
         for name, content in files.items():
             console().print(styled("[bold]{}[/bold] {} bytes", name, len(content)))
-            console().print(_printable(content), highlight=False)
+            console().print(printable(content), highlight=False)
         return
     if out.exists():
         raise ConfigError(f"{out} exists already: name a new folder")
@@ -259,12 +258,4 @@ def _show_one(entry: Entry) -> None:
     out.print(table("Submission", ("what", "value"), rows))
     for path, content in sorted(entry.submission.files.items()):
         out.print(styled("[bold]{}[/bold]", path))
-        out.print(_printable(content), highlight=False)
-
-
-def _printable(content: bytes) -> str:
-    """Return text without control characters, which could hide code on a terminal."""
-    text = content.decode("utf-8", errors="backslashreplace")
-    shown = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
-    cut = len(shown) - _SHOWN
-    return shown[:_SHOWN] + (f"\n... {cut} more characters: read the file in the submissions folder" if cut > 0 else "")
+        out.print(printable(content), highlight=False)

@@ -32,9 +32,12 @@ DONE = {  # what a page says after a redirect
     "approved": noted("The job was approved. The answer is signed and in the log."),
     "rejected": noted("The job was rejected. The answer is signed and in the log."),
     "cancelled": noted("The job was cancelled at every party."),
+    "submitted": noted("The job was submitted. Every party answers it by its own rules."),
+    "resumed": noted("The job goes on from its last completed step."),
     "left": noted("You have left the console."),
     "removed": noted("It was removed."),
     "ended": noted("The other sessions were ended."),
+    "begun": noted("It runs now. Load the page again to see what came of it."),
     "saved": noted("It was saved."),
 }
 STATIC = {  # all files that a browser gets, by name; nothing else is looked up
@@ -119,21 +122,25 @@ class ConsoleDesk:
             for section, pages in self.menu.items()
             if any(page.may & visit.roles for page in pages)
         ]
-        html = (
-            self._environments[visit.language]
-            .get_template(template)
-            .render(
-                visit=visit,
-                node=self.home.name,
-                node_role=self.home.role,
-                menu=menu,
-                here=visit.request.url.path,
-                done_text=DONE.get(visit.asked("done"), ""),
-                csrf="" if visit.session is None else visit.session.csrf,
+        return self.rendered(
+            visit,
+            template,
+            status,
+            {
+                "node": self.home.name,
+                "node_role": self.home.role,
+                "menu": menu,
+                "here": visit.request.url.path,
+                "done_text": DONE.get(visit.asked("done"), ""),
                 **content,
-            )
+            },
         )
-        return HTMLResponse(html, status)
+
+    def rendered(self, visit: Visit, template: str, status: int, content: Mapping[str, Any]) -> Response:
+        """Return a template as a page, in the visit's language and with the token of its forms."""
+        csrf = "" if visit.session is None else visit.session.csrf
+        found = self._environments[visit.language].get_template(template)
+        return HTMLResponse(found.render(visit=visit, csrf=csrf, **content), status)
 
 
 @dataclass
@@ -189,6 +196,18 @@ class Visit:
     def go_to(self, path: str, done: str = "") -> Response:
         """Return a redirect to a page of this console, which then says what was done (a key of `desk.DONE`)."""
         return RedirectResponse(path + (f"?{urlencode({'done': done})}" if done else ""), 303)
+
+
+def bar_chart(
+    names: tuple[str, str, str], x: Sequence[float], heights: Sequence[float], *, least: float = 0.0, most_x: int = 12
+) -> Chart:
+    """Return bars over whole numbers; names : title, x axis, y axis; least : how high the axis is at least."""
+    chart = Chart(*names)
+    chart.bars(x, heights, 0.7, "joint")
+    chart.y_limits, chart.grid_x, chart.whole_x, chart.most_x = (0, max(least, 1.1 * max(heights))), False, True, most_x
+    if least:  # so high that no tick stands between whole numbers
+        chart.y_format = lambda value, _: f"{value:,.0f}"
+    return chart
 
 
 def drawn(chart: Chart | None) -> Markup:

@@ -9,10 +9,10 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from veilscore.console.desk import Visit
 from veilscore.console.guard import ENTRY_COOKIE, LANGUAGE_COOKIE, SESSION_COOKIE, shown_certificate
 from veilscore.console.home import people_of
-from veilscore.console.language import LANGUAGES
+from veilscore.console.language import LANGUAGES, noted
 from veilscore.console.page import ANY_PERSON, ANYBODY, Page
 from veilscore.errors import IdentityError, RefusedError
-from veilscore.terms.people import OPERATOR, PERSON_ROLES
+from veilscore.terms.people import AUDITOR, OPERATOR, PERSON_ROLES
 
 OIDC_COOKIE = "__Host-oidc"
 _YEAR_S = 365 * 86400
@@ -41,7 +41,7 @@ def login(visit: Visit) -> Response:
 def begin(visit: Visit) -> Response:
     """Give the browser what a passkey is to sign."""
     cookie, options = visit.desk.passkeys.to_enter()
-    return _with_challenge(JSONResponse(options), cookie)
+    return with_challenge(JSONResponse(options), cookie)
 
 
 def finish(visit: Visit) -> Response:
@@ -87,7 +87,7 @@ def invited(visit: Visit) -> Response:
 def register_begin(visit: Visit) -> Response:
     """Give the browser what a passkey is made of, for the person of a link."""
     cookie, options = visit.desk.passkeys.to_register(_token(visit))
-    return _with_challenge(JSONResponse(options), cookie)
+    return with_challenge(JSONResponse(options), cookie)
 
 
 def register_finish(visit: Visit) -> Response:
@@ -103,6 +103,12 @@ def entered(visit: Visit, person: str, by: str, response: Response, certificate:
     visit.person_override = visit.subject = person
     if not visit.desk.home.roles(person):
         raise RefusedError(f"{person[:60]} has no role at {visit.desk.home.name} (`people` in its node.yaml)")
+    return finished_entry(visit, person, by, response, certificate)
+
+
+def finished_entry(visit: Visit, person: str, by: str, response: Response, certificate: str = "") -> Response:
+    """Begin the session of whoever was found to be this person."""
+    visit.person_override = person
     if visit.session is not None:
         visit.desk.store.end(visit.session)
     secret, _ = visit.desk.store.begin(person, by, certificate)
@@ -183,7 +189,8 @@ def _cookie(visit: Visit) -> str:
     return visit.request.cookies.get(ENTRY_COOKIE, "")
 
 
-def _with_challenge(response: Response, cookie: str) -> Response:
+def with_challenge(response: Response, cookie: str) -> Response:
+    """Give the browser the key of its challenge with what it is to sign."""
     response.set_cookie(ENTRY_COOKIE, cookie, max_age=300, secure=True, httponly=True, samesite="strict", path="/")
     return response
 
@@ -203,5 +210,5 @@ PAGES = (
     Page("/me", own_page, ANY_PERSON),
     Page("/me/sessions", end_others, ANY_PERSON, "POST", act="end other sessions"),
     Page("/me/passkeys", forget_passkey, ANY_PERSON, "POST", act="remove a passkey"),
-    Page("/people", people, frozenset({OPERATOR, "auditor"}), name="People", section="Node"),
+    Page("/people", people, frozenset({OPERATOR, AUDITOR}), name=noted("People"), section=noted("Node")),
 )

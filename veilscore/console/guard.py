@@ -37,7 +37,6 @@ from veilscore.fabric.watches import described
 from veilscore.terms.console import ConsoleConfig
 
 SESSION_COOKIE, LANGUAGE_COOKIE, ENTRY_COOKIE = "__Host-session", "__Host-language", "__Host-entry"
-MOST_FORM_BYTES = 64_000
 _READ_S = 10.0
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; "
@@ -185,7 +184,7 @@ class PageGuard:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != ("application/json" if page.kind == "data" else "application/x-www-form-urlencoded"):
             raise HTTPException(415, "this kind of content is not taken here")
-        body = await _body(request)
+        body = await _body(request, page.most_bytes)
         try:
             if page.kind == "data":
                 visit.data = json.loads(body)
@@ -264,13 +263,13 @@ async def _run(visit: Visit, page: Page) -> Response:
     return await asyncio.to_thread(handle, visit)
 
 
-async def _body(request: Request) -> bytes:
+async def _body(request: Request, most: int) -> bytes:
     body = bytearray()
     try:
         async with asyncio.timeout(_READ_S):
             async for piece in request.stream():
                 body += piece
-                if len(body) > MOST_FORM_BYTES:
+                if len(body) > most:
                     raise HTTPException(413, "the form is too long")
     except TimeoutError:
         raise HTTPException(408, "the form did not arrive in time") from None

@@ -14,7 +14,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from veilscore.console.desk import Visit, drawn
+from veilscore.console.desk import Visit, bar_chart, drawn
 from veilscore.console.language import noted
 from veilscore.console.page import Page, page_of
 from veilscore.errors import VeilscoreError
@@ -82,7 +82,7 @@ def dataset(visit: Visit) -> Response:
         raise HTTPException(404, "there is no data set of that name here")
     entry = home.config.datasets[name]
     words = visit.asked("q").lower()
-    columns = [one for one in _columns(entry) if words in one[0].lower()]
+    columns = [one for one in columns_of(entry) if words in one[0].lower()]
     bins = load_bins(home.path, name)
     cells = {} if bins is None else {column: len(one.counts) - 1 for column, one in bins.columns.items()}
     rows = [(column, kind, cells.get(column)) for column, kind in columns]
@@ -95,7 +95,7 @@ def dataset(visit: Visit) -> Response:
     )
 
 
-def _columns(entry: DatasetConfig) -> list[tuple[str, str]]:
+def columns_of(entry: DatasetConfig) -> list[tuple[str, str]]:
     """Return names and kinds of the columns of a file, without reading its rows where its format allows that."""
     import duckdb  # noqa: PLC0415 - slow import, needed for this page only
 
@@ -177,12 +177,8 @@ def release_chart(months: tuple[MonthOfReleases, ...], told: Callable[[str], str
     last = utc_today().replace(day=1)
     names = [_month_before(last, back) for back in range(23, -1, -1)]
     title, axis = told(noted("Firms in what was released, by month")), told(noted("months before this one"))
-    chart = Chart(title, axis, told(noted("firms")))
     counts = [float(firms[name]) for name in names]
-    chart.bars([float(n - 23) for n in range(24)], counts, 0.7, "joint")
-    chart.y_limits, chart.grid_x, chart.whole_x, chart.most_x = (0, max(5.0, 1.1 * max(counts))), False, True, 8
-    chart.y_format = lambda value, _: f"{value:,.0f}"
-    return chart
+    return bar_chart((title, axis, told(noted("firms"))), [n - 23.0 for n in range(24)], counts, least=5.0, most_x=8)
 
 
 def _month_before(day: dt.date, back: int) -> str:

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 
 from veilscore.console.store import ConsoleStore
 from veilscore.errors import IdentityError, StateError
-from veilscore.evidence.job_ledger import Ledger, LedgerEntry
+from veilscore.evidence.job_ledger import LedgerEntry, LedgerReader
 from veilscore.evidence.log import LOG_FILE
 from veilscore.evidence.recorder import FOLDER
 from veilscore.keys.door_certificates import ShownCertificate, read_authority
@@ -65,7 +65,7 @@ class ConsoleHome:
         self.name, self.role = first.name, first.role
         self._config = WhileUnchanged(lambda: load_node_config(home), home / "node.yaml")
         self._federation = WhileUnchanged(lambda: load_federation(self.config.federation), first.federation)
-        self._jobs = WhileUnchanged(lambda: Ledger(home / "state" / "jobs"), home / "state" / "jobs")
+        self._jobs = LedgerReader(home / "state" / "jobs")
         self.log = LogIndex(home / FOLDER / LOG_FILE)
 
     @property
@@ -80,7 +80,11 @@ class ConsoleHome:
 
     def jobs(self) -> tuple[LedgerEntry, ...]:
         """Return the jobs that this node was asked to take part in, the newest first; of a coordinator none."""
-        return () if self.role == "coordinator" else self._jobs().entries()[::-1]
+        return () if self.role == "coordinator" else self._jobs.entries()
+
+    def job(self, job_id: str) -> LedgerEntry | None:
+        """Return one of these jobs."""
+        return None if self.role == "coordinator" else self._jobs.get(job_id)
 
     def roles(self, person: str) -> frozenset[str]:
         """Return what a person may do here; nothing if the federation revoked the person's own key."""

@@ -11,9 +11,10 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from starlette.responses import Response, StreamingResponse
@@ -23,6 +24,7 @@ from veilscore.console.home import ConsoleHome
 from veilscore.console.language import noted
 from veilscore.console.page import Page, page_of
 from veilscore.errors import JobError, PeerError, RefusedError, VeilscoreError
+from veilscore.evidence.job_ledger import LedgerEntry
 from veilscore.tasks.context import account_of
 from veilscore.tasks.table import bins_charge, charges_by_step, leakage_table
 from veilscore.tasks.task import EXACT
@@ -73,36 +75,50 @@ def statuses_of(home: ConsoleHome) -> list[str]:
     return [job.status for job in _local(home)]
 
 
-def _local(home: ConsoleHome) -> Iterator[SeenJob]:
-    """Yield the jobs of the node's own ledger, the newest first."""
-    for entry in home.jobs():
-        own = [step for step in entry.job.steps if home.name in entry.job.parties_of(step)]
-        done = entry.status == "accepted" and bool(own) and all(step in entry.done for step in own)
-        steps = {s: "done" if s in entry.done else "failed" if s in entry.failures else "begun" for s in entry.attempts}
-        running = entry.status == "accepted" and bool(entry.attempts) and not done
-        status = "done" if done else "failed" if entry.failures else "running" if running else entry.status
-        said = "; ".join(f"{step}: {text}" for step, text in entry.failures.items()) or entry.reason
-        yield SeenJob(entry.job_id, entry.job, status, entry.status, said, entry.received_s, steps)
+def _local(home: ConsoleHome) -> list[SeenJob]:
+    """Return the jobs of the node's own ledger, the newest first."""
+    return [_of_entry(home.name, entry) for entry in home.jobs()]
+
+
+def _of_entry(party: str, entry: LedgerEntry) -> SeenJob:
+    own = [step for step in entry.job.steps if party in entry.job.parties_of(step)]
+    done = entry.status == "accepted" and bool(own) and all(step in entry.done for step in own)
+    steps = {s: "done" if s in entry.done else "failed" if s in entry.failures else "begun" for s in entry.attempts}
+    running = entry.status == "accepted" and bool(entry.attempts) and not done
+    status = "done" if done else "failed" if entry.failures else "running" if running else entry.status
+    said = "; ".join(f"{step}: {text}" for step, text in entry.failures.items()) or entry.reason
+    return SeenJob(entry.job_id, entry.job, status, entry.status, said, entry.received_s, steps)
 
 
 async def seen(visit: Visit) -> list[SeenJob]:
     """Return the jobs that the person may see, the newest first."""
     coordinator = visit.desk.home.role == "coordinator"
-    found = [] if coordinator else await asyncio.to_thread(lambda: list(_local(visit.desk.home)))
+    found = [] if coordinator else await asyncio.to_thread(_local, visit.desk.home)
     if not coordinator and visit.roles & {STEWARD, AUDITOR}:
         return found
     if visit.desk.home.role == "holder":
         return []  # a modeller submits at a bank; a holder is told nobody's name
     listed = (await visit.desk.link.coordinator("List", pb.Empty(), pb.JobList)).jobs
     local = {one.job_id: one for one in found}
-    every = coordinator and AUDITOR in visit.roles
+    every, mine = coordinator and AUDITOR in visit.roles, visit.desk.store.submitted_by(visit.person)
     jobs = []
     for info in reversed(listed):
-        if every or info.submitted_by == visit.person:
+        if every or info.submitted_by == visit.person or info.job_id in mine:
             own = local[info.job_id].own if info.job_id in local else ""
-            job = parse_job(info.job_yaml, info.job_id)
+            job = _parsed(info.job_yaml, info.job_id)
             jobs.append(SeenJob(info.job_id, job, info.status, own, info.error, info.created_s, {}))
     return jobs
+
+
+@lru_cache(maxsize=4096)
+def _parsed(text: str, job_id: str) -> Job:
+    """Return a job; its text never changes, and a list of many is read again at each request."""
+    return parse_job(text, job_id)
+
+
+def is_own(visit: Visit, whole: pb.JobInfo) -> bool:
+    """Return whether the person submitted a job: with the own key, or in this console."""
+    return whole.submitted_by == visit.person or whole.job_id in visit.desk.store.submitted_by(visit.person)
 
 
 async def seen_job(visit: Visit) -> SeenJob:
@@ -138,6 +154,7 @@ async def one(visit: Visit) -> Response:
         except VeilscoreError:
             whole = None
     content = await asyncio.to_thread(_revealed, visit, job)
+    own = visit.desk.home.role == "bank" and MODELLER in visit.roles and whole is not None and is_own(visit, whole)
     decides = job.own in {"pending", "accepted"} and STEWARD in visit.roles and job.status != "done"
     parameters = job.job.parameters.model_dump(mode="json", exclude_none=True, exclude_defaults=False)
     return visit.show(
@@ -148,11 +165,9 @@ async def one(visit: Visit) -> Response:
         answers=() if whole is None else whole.acceptances,
         parameters=[(name, json.dumps(value, ensure_ascii=False)) for name, value in parameters.items()],
         decides=decides,
-        cancels=visit.desk.home.role == "bank"
-        and MODELLER in visit.roles
-        and whole is not None
-        and whole.submitted_by == visit.person
-        and whole.status not in ENDED,
+        submitter=await asyncio.to_thread(visit.desk.store.submitter, job.job_id),
+        cancels=own and whole is not None and whole.status not in ENDED,
+        resumes=own and whole is not None and whole.status == "failed",
         report=(visit.desk.home.path / "jobs" / job.job_id / "report.html").is_file(),
         live=(job.status if whole is None else whole.status) not in ENDED,
         **content,
@@ -231,12 +246,21 @@ async def decide(visit: Visit) -> Response:
 
 async def cancel(visit: Visit) -> Response:
     """Cancel an own job at the coordinator and all parties."""
+    return await _of_own(visit, "CancelJob", "cancelled")
+
+
+async def resume(visit: Visit) -> Response:
+    """Go on with an own job that failed, from its last completed step."""
+    return await _of_own(visit, "Resume", "resumed")
+
+
+async def _of_own(visit: Visit, method: str, done: str) -> Response:
     job = await seen_job(visit)
-    info = await visit.desk.link.coordinator("Show", pb.JobRef(job_id=job.job_id), pb.JobInfo)
-    if info.submitted_by != visit.person:
-        raise RefusedError("a modeller cancels own jobs alone")
-    await visit.desk.link.coordinator("CancelJob", pb.JobRef(job_id=job.job_id), pb.JobInfo)
-    return visit.go_to(f"/jobs/{job.job_id}", "cancelled")
+    ref = pb.JobRef(job_id=job.job_id)
+    if not is_own(visit, await visit.desk.link.coordinator("Show", ref, pb.JobInfo)):
+        raise RefusedError("a modeller cancels and resumes own jobs alone")
+    await visit.desk.link.coordinator(method, ref, pb.JobInfo)
+    return visit.go_to(f"/jobs/{job.job_id}", done)
 
 
 # --- progress --------------------------------------------------------------------------------------------------------
@@ -326,10 +350,8 @@ async def _of_ledger(visit: Visit, job: SeenJob) -> AsyncGenerator[dict[str, Any
     told: dict[str, str] = {}
     own = job.own
     while True:
-        now = next(
-            (one for one in await asyncio.to_thread(lambda: list(_local(visit.desk.home))) if one.job_id == job.job_id),
-            job,
-        )
+        entry = await asyncio.to_thread(visit.desk.home.job, job.job_id)
+        now = job if entry is None else _of_entry(visit.desk.home.name, entry)
         for step, status in now.steps.items():
             if told.get(step) != status:
                 told[step] = status
@@ -341,9 +363,10 @@ async def _of_ledger(visit: Visit, job: SeenJob) -> AsyncGenerator[dict[str, Any
 
 
 PAGES = (
-    Page("/jobs", listing, SEES, name="Jobs", section="Work"),
+    Page("/jobs", listing, SEES, name=noted("Jobs"), section=noted("Work")),
     Page("/jobs/{job}", one, SEES),
     Page("/jobs/{job}/events", events, SEES, kind="events"),
     Page("/jobs/{job}/decide", decide, frozenset({STEWARD}), "POST", act="decide on a job", roles=("bank", "holder")),
     Page("/jobs/{job}/cancel", cancel, frozenset({MODELLER}), "POST", act="cancel a job", roles=("bank",)),
+    Page("/jobs/{job}/resume", resume, frozenset({MODELLER}), "POST", act="resume a job", roles=("bank",)),
 )

@@ -15,14 +15,14 @@ from veilscore.console.store import ConsoleStore
 from veilscore.errors import VeilscoreError
 from veilscore.evidence.console_acts import METHOD
 from veilscore.evidence.documents import canonical
+from veilscore.fabric.calling import CALL_S, calling_fabric
 from veilscore.fabric.fabric import Fabric
 from veilscore.fabric.watches import described
-from veilscore.keys.identity import current_folder
+from veilscore.keys.identity import Identity, current_folder
+from veilscore.terms.federation import Federation
 from veilscore.terms.membership import load_membership
 from veilscore.v1 import control_pb2 as pb
-from veilscore.wire.inbox import WireLimits
 
-CALL_S = 15.0
 _AGAIN_S = 1.0
 M = TypeVar("M", bound=Message)
 
@@ -41,17 +41,17 @@ class NodeLink:
         self._membership()  # asks for a passphrase now, if at all
         self._one = asyncio.Lock()
 
+    def membership(self) -> tuple[Identity, Federation]:
+        """Return the identity and the federation that hold now."""
+        return self._membership()
+
     async def fabric(self) -> Fabric:
         """Return the fabric with the identity and the federation that hold now."""
         async with self._one:
             found = await asyncio.to_thread(self._membership)
             if self._fabric is None or found is not self._of:
                 before = self._fabric
-                self._fabric = Fabric(
-                    *found,
-                    accept_session=lambda _session, _sender: False,  # the console takes part in no protocol
-                    limits=WireLimits(connect_timeout_s=CALL_S),
-                )
+                self._fabric = calling_fabric(*found)
                 self._of = found
                 if before is not None:
                     await before.stop(0.1)

@@ -12,7 +12,6 @@ import hmac
 import os
 import secrets
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -24,11 +23,12 @@ from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 
+from veilscore.console.one_time import OneTimeSecrets
 from veilscore.errors import ConfigError, IdentityError
 from veilscore.terms.console import OidcConfig
 
 ALGORITHMS = ["ES256", "RS256", "PS256", "EdDSA"]  # no symmetric one, and never none
-_WAIT_S, _BEGUN_S, _FOUND_S, _MOST = 10.0, 600.0, 3600.0, 1000
+_WAIT_S, _BEGUN_S, _FOUND_S = 10.0, 600.0, 3600.0
 _LEEWAY_S = 60
 
 
@@ -38,7 +38,6 @@ class _Begun:
     nonce: str
     verifier: str
     to: str
-    until_s: float
 
 
 class OidcLogin:
@@ -54,13 +53,13 @@ class OidcLogin:
         self._secret = os.environ.get(config.client_secret_env, "")
         if not self._secret:
             raise ConfigError(f"environment variable {config.client_secret_env} with the client's secret is not set")
-        self._begun: OrderedDict[str, _Begun] = OrderedDict()
+        self._begun: OneTimeSecrets[_Begun] = OneTimeSecrets(_BEGUN_S, clock)
         self._found: tuple[float, dict[str, Any]] = (float("-inf"), {})
 
     def begin(self, to: str) -> tuple[str, str]:
         """Return where the browser has to go, and the secret of its cookie; IdentityError if nothing answers there."""
         state, nonce, verifier = (secrets.token_urlsafe(32) for _ in range(3))
-        begun = _Begun(state, nonce, verifier, to, self._clock() + _BEGUN_S)
+        begun = _Begun(state, nonce, verifier, to)
         with self._session() as session:
             url, _ = session.create_authorization_url(
                 self._endpoint(session, "authorization_endpoint"),
@@ -68,17 +67,11 @@ class OidcLogin:
                 nonce=begun.nonce,
                 code_verifier=begun.verifier,
             )
-        cookie = secrets.token_urlsafe(32)
-        self._begun[cookie] = begun
-        while len(self._begun) > _MOST:
-            self._begun.popitem(last=False)
-        return str(url), cookie
+        return str(url), self._begun.keep(begun)
 
     def finish(self, secret: str, state: str, code: str) -> tuple[str, str]:
         """Return whom the provider names, and where to go; IdentityError where it is nobody."""
-        begun = self._begun.pop(secret, None)
-        if begun is None or begun.until_s < self._clock():
-            raise IdentityError("this took too long, or was done already: begin again")
+        begun = self._begun.take(secret)
         if not hmac.compare_digest(begun.state.encode(), state.encode()) or not code:
             raise IdentityError("the provider's answer is not to this browser's question: begin again")
         try:

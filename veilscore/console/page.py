@@ -19,7 +19,7 @@ from veilscore.terms.people import PERSON_ROLES
 ANYBODY: frozenset[str] = frozenset({"anybody"})  # without a session too
 ANY_PERSON: frozenset[str] = frozenset(PERSON_ROLES)
 PAGE_ROWS = 50
-_MOST_PAGE = 1_000_000
+MOST_FORM_BYTES = 64_000
 
 Answer = Response | Awaitable[Response]
 
@@ -44,7 +44,7 @@ class Page:
     name, section : where it stands in the navigation; "" where it does not.
     kind : page, data (JSON, and no redirect to the entry) or events.
     roles : of nodes that have it.
-    attempts : it counts as an attempt to enter.
+    attempts : it counts as an attempt to enter; most_bytes : of what it is sent.
     """
 
     path: str
@@ -57,6 +57,7 @@ class Page:
     kind: Literal["page", "data", "events"] = "page"
     roles: tuple[str, ...] = ("bank", "holder", "coordinator")
     attempts: bool = False
+    most_bytes: int = MOST_FORM_BYTES
 
 
 @dataclass(frozen=True)

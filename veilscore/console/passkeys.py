@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import secrets
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -34,11 +32,11 @@ from webauthn.helpers.structs import (
     UserVerificationRequirement,
 )
 
+from veilscore.console.one_time import OneTimeSecrets
 from veilscore.console.store import ConsoleStore
 from veilscore.errors import IdentityError
 
 _CHALLENGE_S = 300.0
-_MOST_CHALLENGES = 1000
 _UNREADABLE = (WebAuthnException, ValueError, KeyError, TypeError, AttributeError)
 
 
@@ -46,7 +44,6 @@ _UNREADABLE = (WebAuthnException, ValueError, KeyError, TypeError, AttributeErro
 class _Challenge:
     challenge: bytes
     token: str
-    until_s: float
 
 
 class Passkeys:
@@ -58,8 +55,8 @@ class Passkeys:
     def __init__(
         self, store: ConsoleStore, rp_id: str, origin: str, node: str, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._store, self._rp_id, self._origin, self._node, self._clock = store, rp_id, origin, node, clock
-        self._challenges: OrderedDict[str, _Challenge] = OrderedDict()
+        self._store, self._rp_id, self._origin, self._node = store, rp_id, origin, node
+        self._challenges: OneTimeSecrets[_Challenge] = OneTimeSecrets(_CHALLENGE_S, clock)
 
     def to_register(self, token: str) -> tuple[str, dict[str, Any]]:
         """Return a key for the browser's cookie, and what it makes a passkey of; IdentityError for a used-up link."""
@@ -78,11 +75,11 @@ class Passkeys:
                 PublicKeyCredentialDescriptor(id=one.credential) for one in self._store.passkeys(person)
             ],
         )
-        return self._expect(options.challenge, token), json.loads(options_to_json(options))
+        return self._challenges.keep(_Challenge(options.challenge, token)), json.loads(options_to_json(options))
 
     def registered(self, cookie: str, token: str, credential: Any) -> str:
         """Keep a new passkey and use the link up; returns whose it is. IdentityError or RefusedError."""
-        expected = self._expected(cookie)
+        expected = self._challenges.take(cookie)
         if expected.token != token or not token:
             raise IdentityError("this passkey was made for another link: open the link again")
         try:
@@ -102,11 +99,11 @@ class Passkeys:
         options = generate_authentication_options(
             rp_id=self._rp_id, user_verification=UserVerificationRequirement.REQUIRED
         )
-        return self._expect(options.challenge, ""), json.loads(options_to_json(options))
+        return self._challenges.keep(_Challenge(options.challenge, "")), json.loads(options_to_json(options))
 
     def entered(self, cookie: str, credential: Any) -> str:
         """Return who signed; IdentityError says no more than that it was nobody."""
-        expected = self._expected(cookie)
+        expected = self._challenges.take(cookie)
         nobody = "this passkey opens nothing here: take the one that you made for this console"
         try:
             passkey = self._store.passkey(base64url_to_bytes(credential["rawId"]))
@@ -126,17 +123,3 @@ class Passkeys:
         if not self._store.passkey_used(passkey, found.new_sign_count):
             raise IdentityError(nobody)  # used twice at once: one of the two may be a copy
         return passkey.person
-
-    def _expect(self, challenge: bytes, token: str) -> str:
-        now_s, cookie = self._clock(), secrets.token_urlsafe(32)
-        self._challenges[cookie] = _Challenge(challenge, token, now_s + _CHALLENGE_S)
-        while len(self._challenges) > _MOST_CHALLENGES:
-            self._challenges.popitem(last=False)
-        return cookie
-
-    def _expected(self, cookie: str) -> _Challenge:
-        """Return the challenge of a browser and forget it, so that it is used once."""
-        found = self._challenges.pop(cookie, None)
-        if found is None or found.until_s < self._clock():
-            raise IdentityError("this took too long, or was done already: begin again")
-        return found

@@ -41,7 +41,7 @@ class RunningConsole:
         self._config = self.home.config.console
         if port is not None:
             self._config = self._config.model_copy(update={"port": port})
-        _check_passkeys(self._config)
+        check_passkeys(self._config)
         certificate, key, passphrase = server_files(home, self.home.config, self._config, FOLDER)
         self.certificate = certificate
         self._roots = b""
@@ -128,12 +128,13 @@ def hosts_of(config: ConsoleConfig, port: int) -> frozenset[str]:
     return frozenset([*(f"{name}:{port}" for name in shown), *(shown if port == 443 else ()), *behind])
 
 
-def _check_passkeys(config: ConsoleConfig) -> None:
+def check_passkeys(config: ConsoleConfig, section: str = "console") -> None:
+    """Refuse names that passkeys cannot be bound to (ConfigError)."""
     try:
         ipaddress.ip_address(config.rp_id)
     except ValueError:
         return
-    raise ConfigError("passkeys are bound to a host name: let `names` in the console section begin with one")
+    raise ConfigError(f"passkeys are bound to a host name: let `names` in the {section} section begin with one")
 
 
 def invitation(home: Path, person: str, hours: float) -> str:

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from veilscore.console import entry, holdings, jobs, metrics, models, proofs, standing
+from veilscore.console import entry, holdings, jobs, metrics, models, proofs, sandboxes, standing, submitting
 from veilscore.console.desk import STATIC, ConsoleDesk, Visit
 from veilscore.console.guard import PageGuard
 from veilscore.console.home import ConsoleHome
@@ -37,7 +37,9 @@ def static(visit: Visit) -> Response:
 
 _PAGES = (
     *standing.PAGES,
+    *submitting.PAGES,  # before those of one job: "new" is no id
     *jobs.PAGES,
+    *sandboxes.PAGES,
     *models.PAGES,
     *holdings.PAGES,
     *proofs.PAGES,

@@ -14,7 +14,7 @@ from typing import Any
 from starlette.responses import JSONResponse, Response
 
 from veilscore import __version__
-from veilscore.console.desk import Visit, drawn
+from veilscore.console.desk import Visit, bar_chart, drawn
 from veilscore.console.holdings import release_chart
 from veilscore.console.jobs import SEES, SeenJob, seen
 from veilscore.console.language import noted
@@ -85,13 +85,8 @@ def _jobs_chart(jobs: list[SeenJob], told: Callable[[str], str]) -> Chart | None
     now_s, week_s = time.time(), 7 * 86400.0
     weeks = Counter(int((now_s - job.at_s) // week_s) for job in jobs)
     names = (told(noted("Jobs by week")), told(noted("weeks before this one")), told(noted("jobs")))
-    chart = Chart(*names)
-    counts = [float(weeks[n]) for n in range(11, -1, -1)]
-    chart.bars([float(-n) for n in range(11, -1, -1)], counts, 0.7, "joint")
-    # at least five jobs high, so that no tick stands between whole numbers
-    chart.y_limits, chart.grid_x, chart.whole_x, chart.most_x = (0, max(5.0, 1.1 * max(counts))), False, True, 6
-    chart.y_format = lambda value, _: f"{value:.0f}"
-    return chart
+    back = range(11, -1, -1)
+    return bar_chart(names, [float(-n) for n in back], [float(weeks[n]) for n in back], least=5.0, most_x=6)
 
 
 def warnings(visit: Visit) -> list[str]:

@@ -12,7 +12,7 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ _TABLES = (
     began_s DOUBLE NOT NULL, seen_s DOUBLE NOT NULL)""",
     """CREATE TABLE IF NOT EXISTS acts (number INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, at_s DOUBLE NOT NULL,
     body TEXT NOT NULL, logged INTEGER NOT NULL)""",
+    """CREATE TABLE IF NOT EXISTS submissions (job_id VARCHAR(80) NOT NULL PRIMARY KEY,
+    person VARCHAR(80) NOT NULL)""",
     "CREATE INDEX IF NOT EXISTS waiting_acts ON acts (number) WHERE logged = 0",
 )
 
@@ -72,6 +74,7 @@ class ConsoleStore:
     """Opens the file for one process; calls from any thread go one after the other.
 
     idle_s, whole_s : how long a session lasts after its last request, and at most.
+    folder : below the home, of a site that is no console; tables : what else that site keeps.
     Raises StateError from every method where the file cannot be read or written.
     """
 
@@ -81,12 +84,15 @@ class ConsoleStore:
         idle_s: float = 1200.0,
         whole_s: float = 36_000.0,
         clock: Callable[[], float] = time.time,
+        *,
+        folder: str = FOLDER,
+        tables: Sequence[str] = (),
     ) -> None:
-        self._path = home / FOLDER / FILE
+        self._path = home / folder / FILE
         self._idle_s, self._whole_s, self.clock = idle_s, whole_s, clock
         self._lock = threading.Lock()
         with self._told():
-            self._db = open_sqlite(self._path, _TABLES)
+            self._db = open_sqlite(self._path, (*_TABLES, *tables))
 
     def close(self) -> None:
         """Let go of the file."""
@@ -110,13 +116,13 @@ class ConsoleStore:
         token = secrets.token_urlsafe(32)
         now_s = self.clock()
         self._all("DELETE FROM invitations WHERE expires_s < ?", now_s)
-        self._all("INSERT INTO invitations VALUES (?, ?, ?)", _sha256(token), person, now_s + hours * 3600)
+        self._all("INSERT INTO invitations VALUES (?, ?, ?)", sha256(token), person, now_s + hours * 3600)
         return token
 
     def invited(self, token: str) -> str | None:
         """Return whom an invitation is for, None if it is used, over or unknown."""
         found = self._one(
-            "SELECT person FROM invitations WHERE token_sha256 = ? AND expires_s >= ?", _sha256(token), self.clock()
+            "SELECT person FROM invitations WHERE token_sha256 = ? AND expires_s >= ?", sha256(token), self.clock()
         )
         return None if found is None else str(found[0])
 
@@ -140,7 +146,7 @@ class ConsoleStore:
         with self._lock, self._told(), transaction(self._db):
             used = self._db.execute(
                 "DELETE FROM invitations WHERE token_sha256 = ? AND expires_s >= ? RETURNING person",
-                (_sha256(token), self.clock()),
+                (sha256(token), self.clock()),
             ).fetchall()
             if not used:
                 raise RefusedError("this link was used or is over: ask for a new one (`veilscore console invite`)")
@@ -183,7 +189,7 @@ class ConsoleStore:
         """Begin a session; returns the secret of its cookie, which is always a new one, and the session."""
         secret, now_s = secrets.token_urlsafe(32), self.clock()
         session = ConsoleSession(
-            person, entered_by, certificate, secrets.token_urlsafe(24), now_s, now_s, _sha256(secret)
+            person, entered_by, certificate, secrets.token_urlsafe(24), now_s, now_s, sha256(secret)
         )
         self._all("DELETE FROM sessions WHERE began_s < ? OR seen_s < ?", now_s - self._whole_s, now_s - self._idle_s)
         row = (session.key, person, entered_by, certificate, session.csrf, now_s, now_s)
@@ -192,7 +198,7 @@ class ConsoleStore:
 
     def session(self, secret: str) -> ConsoleSession | None:
         """Return the session of a cookie, which goes on by this request; None where it is unknown or over."""
-        key, now_s = _sha256(secret), self.clock()
+        key, now_s = sha256(secret), self.clock()
         row = self._one(
             "SELECT person, entered_by, certificate, csrf, began_s, seen_s FROM sessions WHERE id_sha256 = ?", key
         )
@@ -224,6 +230,21 @@ class ConsoleStore:
         )
         return tuple(ConsoleSession(*row) for row in rows)
 
+    # jobs that people submitted here: others learn the bank's name alone
+
+    def note_job(self, job_id: str, person: str) -> None:
+        """Write down who submitted a job."""
+        self._all("INSERT INTO submissions VALUES (?, ?)", job_id, person)
+
+    def submitted_by(self, person: str) -> frozenset[str]:
+        """Return the ids of a person's jobs."""
+        return frozenset(row[0] for row in self._all("SELECT job_id FROM submissions WHERE person = ?", person))
+
+    def submitter(self, job_id: str) -> str:
+        """Return who submitted a job here; "" where it was not submitted here."""
+        row = self._one("SELECT person FROM submissions WHERE job_id = ?", job_id)
+        return "" if row is None else str(row[0])
+
     # what people did
 
     def note(self, person: str, what: str, subject: str, outcome: str) -> None:
@@ -245,5 +266,6 @@ class ConsoleStore:
 _PASSKEY = "credential, person, public_key, sign_count, made_s, used_s"
 
 
-def _sha256(secret: str) -> bytes:
+def sha256(secret: str) -> bytes:
+    """Return what the file keeps of a secret."""
     return hashlib.sha256(secret.encode()).digest()

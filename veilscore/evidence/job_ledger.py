@@ -6,6 +6,8 @@ also after a crash.
 
 from __future__ import annotations
 
+import os
+import threading
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +17,7 @@ from veilscore.errors import JobError, StateError
 from veilscore.files.store import JobStore
 from veilscore.terms.job import Job, check_job_id, parse_job
 
+_GRAIN_NS = 50_000_000  # of times of folders
 _ANSWERS = {"pending": {"accepted", "refused", "cancelled"}, "accepted": {"cancelled", "refused"}}
 
 
@@ -113,6 +116,57 @@ class Ledger:
         )
         self._entries[entry.job_id] = entry
         return entry
+
+
+class LedgerReader:
+    """Reads the entries that another process writes: each file again once it changed, and no other.
+
+    A file is replaced whole, so that the folder's own time tells of every change; calls may come from any thread.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._lock = folder, threading.Lock()
+        self._seen = -1
+        self._read: dict[str, tuple[tuple[int, int], LedgerEntry]] = {}
+        self._newest: tuple[LedgerEntry, ...] = ()
+
+    def entries(self) -> tuple[LedgerEntry, ...]:
+        """Return all jobs as they stand now, the newest first."""
+        with self._lock:
+            self._look()
+            return self._newest
+
+    def get(self, job_id: str) -> LedgerEntry | None:
+        """Return one job as it stands now, if it is known."""
+        with self._lock:
+            self._look()
+            found = self._read.get(job_id)
+            return None if found is None else found[1]
+
+    def _look(self) -> None:
+        try:
+            changed = self._folder.stat().st_mtime_ns
+            if changed == self._seen:
+                return
+            with os.scandir(self._folder) as files:
+                stamps = {f.name[:-5]: _stamp(f.stat()) for f in files if f.name.endswith(".json") and f.name[0] != "."}
+        except OSError:  # no job was proposed yet
+            self._seen, self._read, self._newest = -1, {}, ()
+            return
+        store, kept = JobStore(self._folder), self._read
+        self._read = {
+            name: kept[name]
+            if name in kept and kept[name][0] == stamp
+            else (stamp, _from_json(name, store.load_json(name)))
+            for name, stamp in stamps.items()
+        }
+        self._newest = tuple(sorted((e for _, e in self._read.values()), key=lambda e: e.received_s, reverse=True))
+        # a change within the clock's grain of this look could bear the same time: then the next look reads once more
+        self._seen = changed if time.time_ns() - changed > _GRAIN_NS else -1
+
+
+def _stamp(found: os.stat_result) -> tuple[int, int]:
+    return (found.st_mtime_ns, found.st_ino)
 
 
 def _from_json(job_id: str, value: Any) -> LedgerEntry:

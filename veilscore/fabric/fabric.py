@@ -279,12 +279,13 @@ class Fabric:
         what = f"message {header.sequence} from {peer.name}"
         async with (
             at_most(limit_s, what, header.session),
-            state.inbox.space(peer.name, header.size_bytes, wait_s),
+            state.inbox.space(header, wait_s),
         ):
             assembly = Assembly(header)
             while (chunk := await caller.piece()) is not None:
                 assembly.add(data_of(chunk, peer.name))
             payload = assembly.finish()
+            await state.inbox.turn(header, 0.8 * limit_s)
         duplicate = state.inbox.put(header, payload)
         if not duplicate:
             state.count(peer.name, self.name, payload)
@@ -350,24 +351,24 @@ class Fabric:
             )
         if digest is None:
             digest = await asyncio.to_thread(sha256_of, payload)
-        async with state.sending.setdefault(to, asyncio.Lock()):
-            sequence = state.begin(to, digest)
-            header = wire_pb2.Header(
-                session=session_id,
-                sender=self.name,
-                recipient=to,
-                sequence=sequence,
-                size_bytes=len(payload),
-                sha256=digest,
-            )
+        sending = state.sending_to(to)
+        async with sending.numbered(digest) as sequence:
+            total_s = max(self.limits.retry_s, self.limits.attempt_s(len(payload)))
 
             async def attempt(peer: Peer, remaining_s: float) -> None:
+                header = wire_pb2.Header(
+                    session=session_id,
+                    sender=self.name,
+                    recipient=to,
+                    sequence=sequence,
+                    size_bytes=len(payload),
+                    sha256=digest,
+                    acknowledged=sending.acknowledged,
+                )
                 await self._deliver(state, peer, header, payload, remaining_s)
 
-            total_s = max(self.limits.retry_s, self.limits.attempt_s(len(payload)))
             await self._peers.retrying(to, attempt, total_s, retry=True)
-            state.confirm(to)
-            state.count(self.name, to, payload)
+        state.count(self.name, to, payload)
 
     async def _deliver(
         self, state: SessionState, peer: Peer, header: wire_pb2.Header, payload: bytes, remaining_s: float

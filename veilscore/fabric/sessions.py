@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from veilscore.errors import IdentityError, MessageError, ProtocolError
 from veilscore.v1 import wire_pb2
 from veilscore.wire.framing import kind_of
-from veilscore.wire.inbox import Inbox, WireLimits
+from veilscore.wire.inbox import SENT_AHEAD, Inbox, WireLimits
 
 AcceptSession = Callable[[str, str], bool]
 _CLOSED_KEPT = 1024  # ended sessions whose last digests and byte counts are remembered
@@ -28,37 +29,59 @@ class KindTraffic:
     bytes: int
 
 
+class _Sending:
+    """Numbers the messages to one recipient of a session, of which `SENT_AHEAD` may be under way at once."""
+
+    def __init__(self, to: str, session: str) -> None:
+        self._to, self._session = to, session
+        self._next = 0
+        self._unconfirmed: dict[int, bytes] = {}  # number -> digest
+        self._under_way: set[int] = set()
+        self._room = asyncio.Semaphore(SENT_AHEAD)
+
+    @property
+    def acknowledged(self) -> int:
+        """Return the lowest number that the recipient has not acknowledged."""
+        return min(self._unconfirmed, default=self._next)
+
+    @contextlib.asynccontextmanager
+    async def numbered(self, digest: bytes) -> AsyncIterator[int]:
+        """Give the message its number while it is under way; numbers follow the order of these calls.
+
+        One that failed or was cancelled may have arrived all the same, so its number is kept for the same bytes:
+        ProtocolError if others come next.
+        """
+        async with self._room:
+            failed = self._unconfirmed.keys() - self._under_way
+            number = min(failed, default=self._next)
+            if self._unconfirmed.setdefault(number, digest) != digest:
+                raise ProtocolError(
+                    f"message {number} to {self._to} failed before and may have arrived: send the same bytes again, or "
+                    "end the session",
+                    session=self._session,
+                )
+            self._next = max(self._next, number + 1)
+            self._under_way.add(number)
+            try:
+                yield number
+                del self._unconfirmed[number]
+            finally:
+                self._under_way.discard(number)
+
+
 @dataclass
 class SessionState:
-    """One session as this node sees it: what arrived, what it sends, what it counted.
-
-    unconfirmed : recipient -> digest of a message that failed or was cancelled and may have arrived all the same; its
-        number is kept for the same bytes.
-    """
+    """One session as this node sees it: what arrived, what it sends, what it counted."""
 
     inbox: Inbox
     accepted: set[str] = field(default_factory=set)
-    next_sequence: dict[str, int] = field(default_factory=dict)
-    unconfirmed: dict[str, bytes] = field(default_factory=dict)
-    sending: dict[str, asyncio.Lock] = field(default_factory=dict)
+    sending: dict[str, _Sending] = field(default_factory=dict)
     calls: set[Any] = field(default_factory=set)
     counts: dict[tuple[str, str, str], tuple[int, int]] = field(default_factory=dict)
 
-    def begin(self, to: str, digest: bytes) -> int:
-        """Return the sequence for a message to `to`; ProtocolError if another one there is unconfirmed."""
-        sequence = self.next_sequence.get(to, 0)
-        if self.unconfirmed.setdefault(to, digest) != digest:
-            raise ProtocolError(
-                f"message {sequence} to {to} failed before and may have arrived: send the same bytes again, or "
-                "end the session",
-                session=self.inbox.session,
-            )
-        return sequence
-
-    def confirm(self, to: str) -> None:
-        """Go on to the next sequence, now that the recipient has this one."""
-        self.next_sequence[to] = self.next_sequence.get(to, 0) + 1
-        del self.unconfirmed[to]
+    def sending_to(self, recipient: str) -> _Sending:
+        """Return what numbers the messages to a recipient."""
+        return self.sending.setdefault(recipient, _Sending(recipient, self.inbox.session))
 
     def count(self, sender: str, recipient: str, payload: bytes) -> None:
         """Count one delivered message."""

@@ -87,12 +87,22 @@ def bank_size(
     _, parts = yield from bank_totals(session, request, circuit, measures)
     counts = yield from bank_step_counts(session, circuit, parts, bound)
     if tell_holders:
-        scaled = np.rint(np.ldexp(counts, COUNT_BITS)).astype(np.int64)
-        sigma = float(np.ldexp(charge.sigma(sensitivity()), COUNT_BITS))
-        told = (scaled + discrete_gaussian(sigma, scaled.size)).tolist()
-        for holder in session.holders:
-            yield Send(holder, pb.DecisionBankCounts(counts=told))
+        yield from bank_tells_counts(session, counts + noise_told(charge.sigma(sensitivity()), counts.size))
     return counts
+
+
+def noise_told(sigma: float, n_steps: int) -> Vector:
+    """Return noise (n_steps,) of the bank's own for counts that it tells holders: discrete, in units of 2^-16."""
+    drawn = discrete_gaussian(float(np.ldexp(sigma, COUNT_BITS)), n_steps)
+    noise: Vector = np.ldexp(drawn.astype(np.float64), -COUNT_BITS)
+    return noise
+
+
+def bank_tells_counts(session: Session, counts: Vector) -> Protocol[None]:
+    """Bank: send every holder counts (n_steps + 1,) that have their noise already."""
+    told = np.rint(np.ldexp(counts, COUNT_BITS)).astype(np.int64).tolist()
+    for holder in session.holders:
+        yield Send(holder, pb.DecisionBankCounts(counts=told))
 
 
 def bank_step_counts(
@@ -139,8 +149,13 @@ def holder_size(
         yield from lead_step_counts(session, answer.circuit, totals, charge)
     if not told or answer.circuit is None:
         return None
+    return (yield from holder_is_told(session, answer.circuit.n_steps))
+
+
+def holder_is_told(session: Session, n_steps: int) -> Protocol[Vector]:
+    """Holder: return the noised counts (n_steps + 1,) that the bank tells; MessageError where they are others."""
     message = yield from receive(session.bank, pb.DecisionBankCounts)
-    if len(message.counts) != answer.circuit.n_steps + 1:
+    if len(message.counts) != n_steps + 1:
         raise MessageError("counts of another number of steps than the decision has", party=session.bank)
     counts: Vector = np.ldexp(np.array(message.counts, np.float64), -COUNT_BITS)
     return counts

@@ -1,7 +1,7 @@
 """Holders fetch newer revocation lists from each other, so that a list brought to one of them reaches all.
 
 Messages: Revocations, from holder to holder. Without an issuer the answer says which lists there are; with one, it is
-          a piece of its newest list.
+          a piece of its newest list. Withdrawn, from a bank whose portal firms' owners withdraw at: a list.
 Reveals : to other holders of the federation what the issuer's list says: ids of consents, and commitments to firms
           among random ones, which whoever has the list can test a guessed id against. Banks and the coordinator do not
           get it.
@@ -42,6 +42,7 @@ class RevocationWatch:
         self.poll_s = POLL_S
         self._log = structlog.get_logger("veilscore.release.revocation_watch").bind(party=fabric.name)
         fabric.register("Revocations", {"holder"}, pb.AskRevocations, self._answer)
+        fabric.register("Withdrawn", {"bank"}, pb.SignedConsent, self._brought)
 
     def trust(self, issuers: dict[str, str]) -> None:
         """Take lists of these issuers from now on, as a new policy names them."""
@@ -92,6 +93,13 @@ class RevocationWatch:
 
     async def _ask(self, name: str, asked: pb.AskRevocations, timeout_s: float) -> pb.HeldRevocations:
         return await self._fabric.call(name, "Revocations", asked, pb.HeldRevocations, timeout_s=timeout_s, retry=False)
+
+    async def _brought(self, brought: pb.SignedConsent, peer: Member) -> pb.HeldRevocations:
+        """Take a list that a bank brings, where an issuer that this holder trusts signed it; it counts as any other."""
+        signed = Signed.from_bytes(brought.SerializeToString(), peer.name)
+        if await asyncio.to_thread(self._lists.take, signed):
+            self._log.warning("revocation list", source=peer.name)
+        return pb.HeldRevocations()
 
     async def _answer(self, asked: pb.AskRevocations, peer: Member) -> pb.HeldRevocations:
         newest = (await asyncio.to_thread(self._lists.now)).newest

@@ -31,7 +31,7 @@ from veilscore.sandbox.private_data import read_dataset, table_csv, version_of
 from veilscore.sandbox.release import OUTPUTS, RELEASE, RELEASE_FILE, read_outputs, write_file, write_outputs
 from veilscore.sandbox.run import RunOutcome, run_inside
 from veilscore.sandbox.signed import read_signed, write_signed
-from veilscore.sandbox.submission import Submission, read_submission, write_files, write_submission
+from veilscore.sandbox.submission import RECORD, Submission, read_submission, write_files, write_submission
 from veilscore.terms.federation import Federation
 from veilscore.terms.membership import load_membership
 from veilscore.terms.node_config import load_node_config
@@ -123,6 +123,19 @@ class Desk:
     def entries(self) -> tuple[Entry, ...]:
         """Return all frozen submissions, in the order of their ids."""
         return tuple(self.entry(path.name) for path in sorted(self._kept.iterdir()) if not path.name.startswith("."))
+
+    def ids(self) -> list[str]:
+        """Return the ids of all frozen submissions, the newest first; nothing of them is read."""
+        kept = [path for path in self._kept.iterdir() if not path.name.startswith(".")]
+        return [path.name for path in sorted(kept, key=lambda path: (path / RECORD).stat().st_mtime, reverse=True)]
+
+    def received_s(self, submission_id: str) -> float:
+        """Return when a submission came, in seconds since 1970."""
+        return (self._kept / submission_id / RECORD).stat().st_mtime
+
+    def status(self, submission_id: str) -> str:
+        """Return how a submission stands, without reading it."""
+        return self._status(self._kept / submission_id)
 
     def entry(self, text: str) -> Entry:
         """Return the submission whose id begins with `text`, or of that name; its content is checked against its id."""

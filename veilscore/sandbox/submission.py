@@ -296,6 +296,14 @@ def plain_line(text: str, most: int = 300) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:most])
 
 
+def printable(content: bytes, most: int = 20_000) -> str:
+    """Return somebody else's file as text to read: without control characters, which could hide code, and cut."""
+    text = content.decode("utf-8", errors="backslashreplace")
+    shown = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+    cut = len(shown) - most
+    return shown[:most] + (f"\n... {cut} more characters: read the file in the submissions folder" if cut > 0 else "")
+
+
 def checked(submission: Submission) -> Submission:
     """Return `submission` if its entry is one of its Python files."""
     entry = submission.manifest.entry

@@ -12,7 +12,9 @@ from veilscore.arrays import CodeArray, Integers
 from veilscore.data.table import Kind, Table
 from veilscore.errors import ConfigError, DataError, RefusedError, SchemaError
 from veilscore.files.home_key import FILE as HOME_KEY
+from veilscore.files.home_key import key_for
 from veilscore.models.boosted import Boosted
+from veilscore.models.curve import sensitivity
 from veilscore.models.decided import KNOCK_OUTS, FiledDecision, Pin, bank_bound, bank_columns
 from veilscore.models.model import Scorecard, ScoreModel
 from veilscore.protocols.decision import (
@@ -26,6 +28,7 @@ from veilscore.protocols.decision import (
     holder_receive_decision,
 )
 from veilscore.protocols.decision_circuit import DecisionCircuit, MeasureCircuit
+from veilscore.protocols.decision_counts import bank_tells_counts, holder_is_told, noise_told
 from veilscore.protocols.scoring import HolderPart
 from veilscore.protocols.tree_scoring import bounds
 from veilscore.release.batch import BatchOpening
@@ -33,16 +36,20 @@ from veilscore.release.pseudonyms import inputs_digest
 from veilscore.tasks.align import ALIGNED
 from veilscore.tasks.batch import ALIGN_WITH_CONSENT, refuse_unknown
 from veilscore.tasks.context import StepContext, aligned_table
-from veilscore.tasks.decide_files import write_decisions
+from veilscore.tasks.decide_files import keep_told, write_decisions
 from veilscore.tasks.decide_parts import OwnParts, filed_here, own_model
 from veilscore.tasks.decide_watch import HolderWatch, bank_levels, keep_bank_levels, read_before
 from veilscore.tasks.task import COMMITTED, USUAL_CELLS, Cost, Sizes, Step, Task, by_name, costed, no_openings
 from veilscore.terms.decide import Decide
 from veilscore.terms.policy import NodePolicy, refuse_to_tell_who_is_known, refuse_untold
 from veilscore.terms.roles import Leak, hidden
-from veilscore.wire.protocol import Protocol
+from veilscore.wire.protocol import Charge, Protocol
+from veilscore.wire.randomness import derived, seeded
 
 _MODELS = 2  # usual measures with a model
+TOLD_MU = 0.5
+TOLD = Charge("counts told", "all", TOLD_MU**2)
+"""What counts tell holders of a firm: the noise is the bank's, and no account's, since the bank knows every step."""
 _ROW_BYTES, _ROW_S = 19_000, 1.5e-4  # of a firm in 31 steps by such models, one of them of 60 trees (benchmarks/decide)
 
 
@@ -66,10 +73,24 @@ def _bank_decide(context: StepContext) -> Protocol[None]:
     levels, links = bank_levels(context, filed, table.ids) if p.watch else (None, np.zeros(0, np.int64))
     request = DecisionRequest(table.n_rows, filed.sha256, inputs, p.last or "", links)
     found = yield from bank_decide(session, request, circuit, measures, bound, levels)
+    if p.tells_counts:
+        yield from _tell_counts(context, request, np.bincount(found.steps, minlength=circuit.n_steps + 1))
     refuse_unknown(p, found.unknown)
     if levels is not None:
         keep_bank_levels(context, levels, filed, table.ids)
     write_decisions(context.store, table, filed.decision, found)
+
+
+def _tell_counts(context: StepContext, request: DecisionRequest, counts: Integers) -> Protocol[None]:
+    """Tell holders how many rows (n_steps + 1,) are at each step, with noise.
+
+    Its seed is of the bank's key and of all that it is put on: a step that runs again after a failure, or a batch that
+    is repeated, tells the same and not what could be averaged.
+    """
+    said = f"{request.decision.hex()} {request.inputs.hex()} {counts.tolist()}"
+    seed = derived(key_for(context.home(), "counts told"), said)
+    noise = seeded(seed, lambda: noise_told(TOLD.sigma(sensitivity()), counts.size))
+    yield from bank_tells_counts(context.session, counts + noise)
 
 
 def filed_at_bank(context: StepContext, name: str, sha256: str | None) -> FiledDecision:
@@ -182,6 +203,9 @@ def _holder_decide(context: StepContext) -> Protocol[None]:
     n_rows = yield from guard.counted(deciding, store, ~unknown, opening)
     if watch is not None:
         watch.keep(context, filed, ~unknown)
+    if p.tells_counts:
+        told = yield from holder_is_told(context.session, circuit.n_steps)
+        keep_told(store, filed.decision, told, TOLD.sigma(sensitivity()), n_rows)
     store.save_json("scored", {"n_rows": n_rows, "model": request.decision.hex()})
 
 
@@ -232,6 +256,7 @@ _LEARNS = (
     *HIDDEN,
     *hidden("bank", "ciphertext", "DecisionLeadLevels"),
     Leak("BandLeadDecoding", "bank", "opened", "step of each firm, which measure decided where the decision tells it"),
+    Leak("DecisionBankCounts", "holder", "opened", f"counts of firms by step, with the bank's noise (mu {TOLD_MU})"),
 )
 
 DECIDE = Step(

@@ -1,4 +1,7 @@
-"""The bank's files of a batch of decisions: decisions.csv, one line a firm, and decided.json, what there was of it."""
+"""Files of a batch of decisions: at the bank decisions.csv, one line a firm, and decided.json, what there was of it.
+
+A holder's decided.json and a sizing's sized.json have counts by step with noise.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import io
 
 import numpy as np
 
-from veilscore.arrays import Array, Mask
+from veilscore.arrays import Array, Mask, Vector
 from veilscore.data.table import Table
 from veilscore.files.store import JobStore, write_text
 from veilscore.protocols.decision import Decided
@@ -38,9 +41,20 @@ def write_decisions(store: JobStore, table: Table, decision: DecisionModel, foun
             "decision": decision.name,
             "n_rows": table.n_rows,
             "steps": dict(zip(names, counts, strict=True)),
+            "order": names,
             "unknown": {holder: None if mask is None else int(mask.sum()) for holder, mask in found.unknown.items()},
         },
     )
+
+
+def keep_told(
+    store: JobStore, decision: DecisionModel, counts: Vector, sigma: float, n_rows: int, name: str = "decided"
+) -> None:
+    """Keep noised counts (n_steps + 1,) by name of the step, and the deviation of their noise, as NAME.json."""
+    by_step = dict(zip(map(decision.step_of, range(counts.size)), counts.tolist(), strict=True))
+    named = {decision.name_of(step): round(by_step[step], 1) for step in sorted(by_step)}
+    said = {"decision": decision.name, "n_rows": n_rows, "noise": round(sigma, 2), "steps": named}
+    store.save_json(name, said | {"order": list(named)})  # a file's keys are sorted
 
 
 def _status(unknown: Mask | None, n_rows: int) -> Array:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from veilscore.arrays import Vector
 from veilscore.errors import ConfigError, RefusedError, SchemaError
 from veilscore.models.curve import sensitivity
 from veilscore.protocols.decision import DecisionAnswer, DecisionRequest, holder_receive_decision
@@ -18,6 +17,7 @@ from veilscore.protocols.decision_counts import bank_size, holder_size
 from veilscore.tasks.align import ALIGN, ALIGNED
 from veilscore.tasks.context import StepContext, aligned_table
 from veilscore.tasks.decide import HIDDEN, bank_measures, bound_of, cost_of, filed_at_bank
+from veilscore.tasks.decide_files import keep_told
 from veilscore.tasks.decide_parts import OwnParts, filed_here
 from veilscore.tasks.task import COMMITTED, Cost, Sizes, Step, Task, by_name
 from veilscore.terms.decision import DecisionModel
@@ -44,7 +44,7 @@ def _bank_size(context: StepContext) -> Protocol[None]:
     counts = yield from bank_size(
         context.session, request, circuit, measures, bound, charge_of(p), tell_holders=p.tell_holders
     )
-    _keep(context, filed.decision, counts, charge_of(p).sigma(sensitivity()), n_rows)
+    keep_told(context.store, filed.decision, counts, charge_of(p).sigma(sensitivity()), n_rows, "sized")
 
 
 def _holder_size(context: StepContext) -> Protocol[None]:
@@ -66,7 +66,8 @@ def _holder_size(context: StepContext) -> Protocol[None]:
     if told is not None:
         # the noise of lead and bank together; the lead, which knows its own, has that of the bank alone
         both = 1.0 if context.session.party == context.session.lead else 2.0**0.5
-        _keep(context, filed.decision, told, both * charge_of(p).sigma(sensitivity()), row_of.size)
+        sigma = both * charge_of(p).sigma(sensitivity())
+        keep_told(context.store, filed.decision, told, sigma, row_of.size, "sized")
 
 
 def _refuse(context: StepContext, p: SizeDecision, decision: DecisionModel, request: DecisionRequest) -> None:
@@ -78,14 +79,6 @@ def _refuse(context: StepContext, p: SizeDecision, decision: DecisionModel, requ
     if request.last:
         raise RefusedError("counts have no month before")
     refuse_untold(context.node.policy, decision)
-
-
-def _keep(context: StepContext, decision: DecisionModel, counts: Vector, sigma: float, n_rows: int) -> None:
-    """Keep sized.json: noised counts by name of the step, and the deviation of their noise."""
-    by_step = dict(zip(map(decision.step_of, range(counts.size)), counts.tolist(), strict=True))
-    named = {decision.name_of(step): round(by_step[step], 1) for step in sorted(by_step)}
-    said = {"decision": decision.name, "n_rows": n_rows, "noise": round(sigma, 2), "steps": named}
-    context.store.save_json("sized", said)
 
 
 def _cost(_p: SizeDecision, sizes: Sizes) -> Cost:

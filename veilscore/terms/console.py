@@ -76,7 +76,7 @@ class ConsoleConfig(Strict):
             return self.origin
         return f"https://{self.names[0]}" + ("" if port == 443 else f":{port}")
 
-    def below(self, home: Path) -> ConsoleConfig:
+    def below(self, home: Path) -> Self:
         """Return it with relative paths put below a home."""
         paths = {name: getattr(self, name) for name in ("certificate", "key", "client_ca")}
         oidc = self.oidc

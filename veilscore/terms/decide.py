@@ -51,6 +51,11 @@ class Decide(AppliesDecision, AppliesModel):
         return "band"
 
     @property
+    def tells_counts(self) -> bool:
+        """Return whether holders are told counts of firms by step: where each firm is one row."""
+        return self.rows == "firms"
+
+    @property
     def bits(self) -> float:
         """Return the most that an outcome tells of a firm; of a watch, all outcomes of a contract year."""
         return bits_of(self.outcomes or MOST_OUTCOMES, watch=self.watch)

@@ -54,6 +54,7 @@ ACCESS: dict[str, frozenset[str]] = {
     "EndJob": _NODES_ONLY,
     "JobEnded": _NODES_ONLY,
     "Revocations": _NODES_ONLY,
+    "Withdrawn": _NODES_ONLY,
     "EncryptRecord": _NODES_ONLY,
     "AskKeys": _NODES_ONLY,
     "PrepareSpare": _NODES_ONLY,

@@ -11,10 +11,10 @@ from typing import Protocol as Interface
 from google.protobuf.message import Message
 
 from veilscore.errors import ProtocolError, VeilscoreError
+from veilscore.wire.inbox import SENT_AHEAD
 from veilscore.wire.protocol import Charge, Progress, Protocol, Receive, Send, Session, decode, encode
 from veilscore.wire.transcript import Transcript
 
-_SENT_AHEAD = 4
 R = TypeVar("R")
 W = TypeVar("W")
 
@@ -125,35 +125,41 @@ class _Outbox:
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
-        self._queues: dict[str, asyncio.Queue[tuple[bytes, bytes]]] = {}
-        self._tasks: list[asyncio.Task[None]] = []
+        self._rooms: dict[str, asyncio.Semaphore] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._failed: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
 
     async def put(self, to: str, sent: tuple[bytes, bytes]) -> None:
-        """Take one message and its digest; waits while `_SENT_AHEAD` others for the same party are under way."""
-        if to not in self._queues:
-            self._queues[to] = asyncio.Queue(_SENT_AHEAD)
-            self._tasks.append(asyncio.create_task(self._deliver(to, self._queues[to])))
-        await self.unless_failed(self._queues[to].put(sent))
+        """Take one message and its digest; waits while `SENT_AHEAD` others for the same party are under way."""
+        room = self._rooms.setdefault(to, asyncio.Semaphore(SENT_AHEAD))
+        await self.unless_failed(room.acquire())
+        task = asyncio.create_task(self._deliver(to, sent, room))  # tasks begin in the order of these calls
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
-    async def _deliver(self, to: str, queue: asyncio.Queue[tuple[bytes, bytes]]) -> None:
-        while True:
-            payload, digest = await queue.get()
-            await self._channel.send(to, payload, digest)
-            queue.task_done()
+    async def _deliver(self, to: str, sent: tuple[bytes, bytes], room: asyncio.Semaphore) -> None:
+        try:
+            await self._channel.send(to, *sent)
+        except Exception as error:  # noqa: BLE001 - raised where the role waits next
+            if not self._failed.done():
+                self._failed.set_result(error)
+        finally:
+            room.release()
 
     async def flush(self) -> None:
         """Return when everything was delivered."""
-        for queue in self._queues.values():
-            await self.unless_failed(queue.join())
+        while self._tasks:
+            await self.unless_failed(asyncio.wait(self._tasks))
+        await self.unless_failed(asyncio.sleep(0))
 
     async def unless_failed(self, waited: Coroutine[Any, Any, W]) -> W:
         """Wait for `waited`, or raise what a delivery met meanwhile."""
         task = asyncio.ensure_future(waited)
+        either: tuple[asyncio.Future[Any], ...] = (task, self._failed)
         try:
-            await asyncio.wait({task, *self._tasks}, return_when=asyncio.FIRST_COMPLETED)
-            for delivery in self._tasks:
-                if delivery.done():
-                    delivery.result()
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if self._failed.done():
+                raise self._failed.result()
             return task.result()
         finally:
             task.cancel()
@@ -161,7 +167,7 @@ class _Outbox:
 
     async def close(self) -> None:
         """Drop what was not delivered."""
-        tasks, self._tasks = self._tasks, []  # ended tasks refer to this object through their errors
-        for task in tasks:
+        self._failed.cancel()
+        for task in list(self._tasks):
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)

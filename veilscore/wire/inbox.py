@@ -1,10 +1,11 @@
 """Holds what has arrived in one session and waits to be read: order, repeats and a bound on memory; no I/O.
 
 Rules, for each sender of a session:
-1. Sequences count from 0 without gaps; one that is too early is refused (senders wait for each acknowledgement, so a
-   gap means that a node was restarted within a step).
+1. Sequences count from 0 and are read without gaps. Up to `SENT_AHEAD` may arrive side by side, in any order: one that
+   came early waits for those before it. A sender says what it knows to be here; where that is missing, a node was
+   restarted within a step, and the message is refused.
 2. A repeat with the same digest is acknowledged and dropped, one with another digest is refused.
-3. Unread bytes of a session stay below `WireLimits.inbox_bytes`; a sender waits for space, except that a message that
+3. Unread bytes of a session stay below `WireLimits.inbox_bytes`; a sender waits for space, except that the message that
    somebody already waits for always gets in (otherwise a full inbox could wait for itself).
 All methods belong to the event loop's thread.
 """
@@ -21,6 +22,7 @@ from veilscore.errors import ConfigError, PeerError, ProtocolError
 from veilscore.v1 import wire_pb2
 
 MIB = 1 << 20
+SENT_AHEAD = 4  # messages of one sender to one recipient under way at once
 
 
 class QueueFullError(PeerError):
@@ -60,7 +62,7 @@ class _Sender:
     digests: dict[int, bytes] = field(default_factory=dict)
     next_sequence: int = 0
     readers: int = 0
-    arriving: int = 0
+    let_in: int = 0  # over the limit, because somebody waits for it
 
 
 class Inbox:
@@ -80,7 +82,7 @@ class Inbox:
             raise PeerError(f"session is closed: {self.closed}", session=self.session)
 
     def has_it(self, header: wire_pb2.Header) -> bool:
-        """Say whether this message is a repeat; refuse a changed repeat, a gap, anything new once closed."""
+        """Say whether this message is a repeat; refuse a changed repeat, one too early, anything new once closed."""
         known = self._senders.setdefault(header.sender, _Sender())
         if header.sequence < known.next_sequence:
             digest = known.digests.get(header.sequence)
@@ -91,42 +93,60 @@ class Inbox:
                 f"message {header.sequence} from {header.sender} refused: it {why}", session=self.session
             )
         self.check_open()
-        if header.sequence > known.next_sequence:
-            raise ProtocolError(
-                f"message {header.sequence} from {header.sender} is out of order: {known.next_sequence} comes "
-                "next (was a node restarted within this step? then the step has to start again)",
-                session=self.session,
-            )
+        if header.acknowledged > known.next_sequence or header.sequence >= known.next_sequence + SENT_AHEAD:
+            raise self._out_of_order(header, known)
         return False
 
+    def _out_of_order(self, header: wire_pb2.Header, known: _Sender) -> ProtocolError:
+        return ProtocolError(
+            f"message {header.sequence} from {header.sender} is out of order: {known.next_sequence} comes "
+            "next (was a node restarted within this step? then the step has to start again)",
+            session=self.session,
+        )
+
     @contextlib.asynccontextmanager
-    async def space(self, sender: str, size_bytes: int, wait_s: float) -> AsyncIterator[None]:
+    async def space(self, header: wire_pb2.Header, wait_s: float) -> AsyncIterator[None]:
         """Hold room for one message while it arrives; QueueFullError if there is none within `wait_s`."""
-        known = self._senders.setdefault(sender, _Sender())
+        known, size_bytes = self._senders.setdefault(header.sender, _Sender()), header.size_bytes
 
-        def free() -> bool:
-            awaited = known.readers > 0 and not known.queue and not known.arriving
-            return awaited or self.used_bytes + size_bytes <= self._limits.inbox_bytes
+        def fits() -> bool:
+            return self.used_bytes + size_bytes <= self._limits.inbox_bytes
 
-        if not await self._until(free, wait_s):
+        def awaited() -> bool:
+            comes_next = header.sequence == known.next_sequence and not known.queue
+            return comes_next and known.readers > 0 and not known.let_in
+
+        if not await self._until(lambda: fits() or awaited(), wait_s):
             raise QueueFullError(
                 f"queue full: {self.used_bytes} bytes wait to be read, the limit is {self._limits.inbox_bytes}",
                 session=self.session,
             )
+        over = not fits()
         self.used_bytes += size_bytes
-        known.arriving += 1
+        known.let_in += over
         try:
             yield
         finally:
-            known.arriving -= 1
+            known.let_in -= over
             self.used_bytes -= size_bytes
             self._wake()
+
+    async def turn(self, header: wire_pb2.Header, wait_s: float) -> None:
+        """Wait until all messages before this one are here; QueueFullError if they are not within `wait_s`."""
+        known = self._senders[header.sender]
+        if not await self._until(lambda: known.next_sequence >= header.sequence, wait_s):
+            raise QueueFullError(
+                f"message {header.sequence} from {header.sender} waited {wait_s:g} s for message {known.next_sequence}",
+                session=self.session,
+            )
 
     def put(self, header: wire_pb2.Header, payload: bytes) -> bool:
         """Store a complete message; return True if it was there already."""
         if self.has_it(header):
             return True
         known = self._senders[header.sender]
+        if header.sequence != known.next_sequence:
+            raise self._out_of_order(header, known)
         known.digests[header.sequence] = header.sha256
         known.next_sequence += 1
         known.queue.append(payload)

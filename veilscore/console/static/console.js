@@ -1,4 +1,5 @@
-// What a page does beyond HTML: it follows a job, and closes the menu of narrow screens. All of it can be missing.
+// What a page does beyond HTML: it follows a job, puts a file into a form's text, and closes the menu of narrow screens.
+// All of it can be missing.
 "use strict";
 
 const menu = document.querySelector("details[data-menu]");
@@ -26,4 +27,12 @@ if (followed) {
     }
   };
   source.addEventListener("over", () => source.close());
+}
+
+for (const upload of document.querySelectorAll("[data-upload]")) {
+  const file = upload.querySelector("input");
+  upload.hidden = false;
+  file.addEventListener("change", async () => {
+    if (file.files.length) document.getElementById(upload.dataset.upload).value = await file.files[0].text();
+  });
 }

@@ -1,0 +1,72 @@
+"""Keeps which owners may enter the portal and who is in it: HOME/portal/console.db.
+
+It is a console's file (sessions, passkeys, one-time links as digests, acts) whose people are firms. They stand there
+under a digest, which is all that logs get; one table says which firm a digest is of.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from veilscore.console.store import ConsoleStore, sha256
+from veilscore.release.pseudonyms import firm_digest
+
+FOLDER = "portal"
+LINK = "link"  # how a session was entered; by an offer's code, the offer's number stands there
+_PASSKEY_HOURS = 0.1
+_TABLES = (
+    "CREATE TABLE IF NOT EXISTS owners (person VARCHAR(80) NOT NULL PRIMARY KEY, firm VARCHAR(64) NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS codes (sha256 VARCHAR(64) NOT NULL PRIMARY KEY, ended_s DOUBLE NOT NULL)",
+)
+
+
+class OwnerStore(ConsoleStore):
+    """Opens the file for one process; a firm's name as a person of it is `person_of`."""
+
+    def __init__(
+        self, home: Path, idle_s: float = 900.0, whole_s: float = 3600.0, clock: Callable[[], float] = time.time
+    ) -> None:
+        super().__init__(home, idle_s, whole_s, clock, folder=FOLDER, tables=_TABLES)
+        self._home = home
+
+    def person_of(self, firm: str) -> str:
+        """Return what stands for a firm (its id as the book has it), and remember it."""
+        person = f"firm {firm_digest(self._home, firm)}"
+        self._all("INSERT INTO owners VALUES (?, ?) ON CONFLICT DO NOTHING", person, firm)
+        return person
+
+    def firm_of(self, person: str) -> str | None:
+        """Return the firm for which a digest stands; None if the store does not know it."""
+        found = self._one("SELECT firm FROM owners WHERE person = ?", person)
+        return None if found is None else str(found[0])
+
+    def link(self, firm: str, hours: float, codes: Sequence[str]) -> str:
+        """Return the secret of a link for a firm's owner, which works once; older links and codes end.
+
+        codes : SHA-256 of the secrets in the QR codes of the firm's offers.
+        """
+        person = self.person_of(firm)
+        self._all("DELETE FROM invitations WHERE person = ?", person)
+        for code in codes:
+            self.use_code(code)
+        return self.invite(person, hours)
+
+    def use_link(self, secret: str) -> str | None:
+        """Use a link up and return whose it is; None if it is unknown, used or over."""
+        with self._lock, self._told():
+            found = self._db.execute(
+                "DELETE FROM invitations WHERE token_sha256 = ? AND expires_s >= ? RETURNING person",
+                (sha256(secret), self.clock()),
+            ).fetchall()
+        return str(found[0][0]) if found else None
+
+    def use_code(self, code: str) -> bool:
+        """Use up the code of an offer, given as the SHA-256 of its secret; False if it was used or has ended."""
+        query = "INSERT INTO codes VALUES (?, ?) ON CONFLICT DO NOTHING RETURNING 1"
+        return bool(self._all(query, code, self.clock()))
+
+    def begin_passkey(self, person: str) -> str:
+        """Return the secret by which a passkey is made within a session; it stays at the server."""
+        return self.invite(person, _PASSKEY_HOURS)

@@ -1,0 +1,299 @@
+"""What an owner does in the portal: agrees, applies, draws, renews, takes back; each once, whatever is killed."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+
+import pytest
+import sqlalchemy as sa
+from bank_trial import SETTINGS, Joint, lend
+from portal_visits import OURS, THEIRS, OpenedPortal, hidden, portal_home
+from trial_federation import make_homes
+
+from party_bank import campaigns
+from party_bank.book_check import check_book
+from party_bank.book_tables import APPLICATIONS, CONSENTS, CONTRACTS, DECISIONS, DRAWS, HISTORY, OFFERS
+from party_bank.firms import note_consent
+from party_bank.portal import consents as service
+from party_bank.portal.consents import AGREED
+from party_bank.portal.credit_pages import plan_of
+from veilscore.errors import BookError
+from veilscore.files.home_key import home_key
+from veilscore.release.consent import Signed, claim_of, commit_one, read_consent, read_revocations
+from veilscore.release.issuer import Issuer
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    homes = make_homes(tmp_path_factory.mktemp("made"))
+    portal_home(homes)
+    return homes
+
+
+@pytest.fixture
+def opened(made, tmp_path):
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    portal = OpenedPortal(tmp_path / "bank")
+    yield portal
+    portal.close()
+
+
+def agree(browser, purpose, **more):
+    page = browser.get(f"/consents/{purpose}").text
+    return browser.post(f"/consents/{purpose}/give", terms=hidden(page, "terms"), agree="yes", **more)
+
+
+def tokens(portal):
+    return sorted((portal.home.path / "consents" / "tokens").glob("*.json"))
+
+
+def issuer_of(portal):
+    return Issuer.load(portal.home.path.parent / "consent-desk")
+
+
+def known(portal):
+    issuer = issuer_of(portal)
+    return {issuer.name: issuer.public_key}
+
+
+def test_a_consent_says_who_whom_what_for_until_when_and_what_leaves(opened):
+    browser = opened.browser(OURS)
+    text = browser.get("/consents/application").text
+    for said in ("Lotus Bank", "tax", OURS, "your application", "One of 4 answers (2.0 bits)", "CNY 200,000", "30 days",
+                 "consent-desk"):  # fmt: skip
+        assert said in text, said
+    browser.cookies["__Host-language"] = "zh"
+    for said in ("4种结果之一（2.0比特）", "20万元", "30 天", "授权签发方consent-desk"):
+        assert said in browser.get("/consents/application").text, said
+    assert tokens(opened) == []
+    assert browser.get("/consents/watch").status == 404
+    assert browser.get("/consents/nonsense").status == 404
+
+
+def test_an_owner_s_yes_makes_one_token_however_often_it_is_sent(opened):
+    browser = opened.browser(OURS)
+    page = browser.get("/consents/application").text
+    form = {"terms": hidden(page, "terms"), "agree": "yes"}
+    assert browser.post("/consents/application/give", **form | {"agree": ""}).status == 422
+    assert browser.post("/consents/application/give", **form | {"terms": "0" * 64}).status == 422
+    assert tokens(opened) == []
+    for _ in range(3):
+        assert (
+            browser.post("/consents/application/give", **form).header("location") == "/consents/application?done=given"
+        )
+    (path,) = tokens(opened)
+    found = read_consent(Signed.from_text(path.read_text(), "token"), known(opened))
+    scope = found.scope
+    assert (found.kind, found.once, found.covers_one(OURS), found.covers_one(THEIRS)) == ("token", True, True, False)
+    assert (scope.purpose, scope.tasks, scope.bank, scope.models, scope.holders, scope.bits) == (
+        "application", ("decide",), "bank", ("limit",), ("registry", "tax"), 2.0,
+    )  # fmt: skip
+    (agreed,) = opened.book.rows(sa.select(HISTORY).where(HISTORY.c.event == AGREED))
+    assert (agreed["actor"], agreed["firm"], agreed["content"]["terms_sha256"]) == (service.OWNER, OURS, form["terms"])
+    assert [act for _, act, outcome in opened.acts() if outcome == "done"].count("portal: give a consent") == 3
+
+
+@pytest.mark.parametrize("at", ["before", "after"])
+def test_a_yes_that_was_killed_is_finished_and_signs_once(opened, monkeypatch, at):
+    browser = opened.browser(OURS)
+    name = "import_consent" if at == "after" else "claim_of"
+    real, issued = getattr(service, name), opened.home.path.parent / "consent-desk" / "issued"
+
+    def killed(*_):
+        raise BookError("killed")
+
+    monkeypatch.setattr(service, name, killed)
+    assert agree(browser, "application").status == 422
+    assert (len(list(issued.glob("*.json"))), tokens(opened)) == (1, [])
+    monkeypatch.setattr(service, name, real)
+    assert agree(browser, "application").status == 303
+    assert len(list(issued.glob("*.json"))) == len(tokens(opened)) == 1
+    assert len(opened.book.rows(sa.select(HISTORY).where(HISTORY.c.event == AGREED))) == 1
+
+
+def test_a_withdrawal_is_in_the_book_and_the_issuer_s_list_and_binds_that_firm_alone(opened):
+    browser, other = opened.browser(OURS), opened.browser(THEIRS)
+    for one in (browser, other):
+        agree(one, "application")
+        agree(one, "renewal")
+    with opened.book.writing("test") as entry:
+        listed = issuer_of(opened).list([OURS, THEIRS], claim_scope("proactive"))
+        for firm in (OURS, THEIRS):
+            about = {"document": claim_of(listed).id, "issuer": "consent-desk", "purpose": "proactive"}
+            note_consent(entry, firm, holders=["tax"], not_before_s=1.0, expires_s=4e9, **about)
+    assert browser.post("/consents/application/withdraw").header("location") == "/consents/application?done=withdrawn"
+    assert browser.post("/consents/application/withdraw").status == 303, "again"
+    assert browser.post("/consents/proactive/withdraw").status == 303
+    rows = {(r["firm"], r["purpose"]): r["revoked_s"] for r in opened.book.rows(sa.select(CONSENTS))}
+    assert {key for key, at_s in rows.items() if at_s is not None} == {(OURS, "application"), (OURS, "proactive")}
+    found = read_revocations(opened.portal.consents.withdrawals(), known(opened))
+    (token,) = opened.book.rows(sa.select(CONSENTS).where(CONSENTS.c.firm == OURS, CONSENTS.c.purpose == "application"))
+    one = f"{claim_of(listed).id}:{commit_one(claim_of(listed).salt, OURS).hex()}"
+    assert {name for name in found.revoked if name in {token["document"], one}} == {token["document"], one}
+    assert claim_of(listed).id not in found.revoked
+    assert opened.pushed[-1] > 0
+    assert "First your consent" in browser.get("/apply/flow").text
+    assert "First your consent" not in other.get("/apply/flow").text
+
+
+def claim_scope(purpose):
+    from veilscore.release.scope import Scope
+
+    return Scope(purpose, ("decide",), "bank", (), 1.0, 4e9, holders=("tax",), bits=2.0)
+
+
+def test_ending_everything_ends_every_basis_too_and_a_new_yes_lifts_it(opened, monkeypatch):
+    browser = opened.browser(OURS)
+    agree(browser, "renewal")
+    assert browser.post("/consents/end").status == 422
+    monkeypatch.setattr(opened.portal.consents, "_revoke", lambda *_: (_ for _ in ()).throw(BookError("killed")))
+    assert browser.post("/consents/end", sure="yes").status == 422
+    monkeypatch.undo()
+    opened.portal.consents.catch_up(opened.book)  # as at the next start
+    found = read_revocations(opened.portal.consents.withdrawals(), known(opened))
+    assert found.covers([OURS, THEIRS]).tolist() == [True, False]
+    agree(browser, "renewal")
+    lifted = read_revocations(opened.portal.consents.withdrawals(), known(opened))
+    assert lifted.number > found.number
+    assert not lifted.covers([OURS]).any()
+    opened.portal.consents.catch_up(opened.book)
+    assert not read_revocations(opened.portal.consents.withdrawals(), known(opened)).covers([OURS]).any()
+
+
+def test_from_consent_to_renewal(opened):
+    """The whole of an owner's way, each form sent twice: nothing happens twice."""
+    browser, book = opened.browser(OURS), opened.book
+    assert "First your consent" in browser.get("/apply/flow").text
+    assert agree(browser, "application", product="flow").header("location") == "/apply/flow?done=given"
+    form = {
+        "product": "flow",
+        "amount": "100000",
+        "months": "6",
+        "request": hidden(browser.get("/apply/flow").text, "request"),
+    }
+    for _ in range(2):
+        applied = browser.post("/apply", **form).header("location")
+    assert "It was approved" in browser.get(applied).text
+    (contract,) = book.rows(sa.select(CONTRACTS))
+    path = f"/contracts/{contract['number']}"
+    assert contract["status"] == "draft"
+    assert browser.post(f"{path}/accept").status == 422, "not ticked"
+    assert browser.post(f"{path}/draw", amount="100", request="x" * 22).status == 422, "not signed"
+    for _ in range(2):
+        assert browser.post(f"{path}/accept", agree="yes").status == 303
+    request = hidden(browser.get(path).text, "request")
+    for _ in range(2):
+        assert browser.post(f"{path}/draw", amount="40000", request=request).header("location") == f"{path}?done=drawn"
+    assert "At most CNY 60,000 is left" in browser.post(f"{path}/draw", amount="60001", request="y" * 22).text
+    assert [row["amount"] for row in book.rows(sa.select(DRAWS))] == [4_000_000]
+    assert "CNY 145" in browser.get(path).text, "a month's interest on what is owed, at 4.35 % a year"
+    assert browser.post(f"{path}/renew", agree="yes").status == 422, "nothing was proposed"
+    assert agree(browser, "renewal", contract=contract["number"]).header("location") == f"{path}?done=given"
+    for _ in range(2):
+        assert browser.post(f"{path}/renewal").header("location") == path
+    assert "CNY 100,000" in browser.get(path).text
+    renewed = [browser.post(f"{path}/renew", agree="yes").header("location") for _ in range(2)]
+    assert renewed[0] == renewed[1] != f"{path}?done=renewed"
+    assert "CNY 40,000" in browser.get(renewed[0]).text
+    assert check_book(book) == []
+    kinds = [row["kind"] for row in book.rows(sa.select(DECISIONS).order_by(DECISIONS.c.id))]
+    assert kinds == ["application", "renewal"]
+    history = browser.get("/history").text
+    assert history.count("one of 3 answers (1.6 bits)") == 2
+    assert "Nothing was asked." in opened.browser(THEIRS).get("/history").text
+    actors = {row["actor"] for row in book.rows(sa.select(HISTORY).where(HISTORY.c.subject == "contracts"))}
+    assert actors == {service.OWNER}
+
+
+def test_reasons_are_the_bank_s_own_and_say_where_a_holder_s_are(opened):
+    book, key = opened.book, home_key(opened.home.path)
+    with book.writing("test") as entry:
+        about = {"document": "d", "issuer": "elsewhere", "purpose": "proactive", "holders": ["tax"]}
+        note_consent(entry, OURS, not_before_s=1.0, expires_s=4e9, **about)
+    campaigns.create(book, SETTINGS, "spring", "flow", "lin")
+    campaigns.run(book, SETTINGS, Joint({OURS: 2}), "spring", key, "lin")
+    (offer,) = book.rows(sa.select(OFFERS))
+    browser = opened.browser(OURS, offer["number"])
+    opened.portal.judge = lambda: lambda _inputs: applications_verdict()
+    applied = browser.post("/apply", offer=offer["number"], amount="60000", months="12").header("location")
+    text = browser.get(applied).text
+    (decision,) = book.rows(sa.select(DECISIONS).where(DECISIONS.c.outcome == "declined"))
+    assert len(decision["reasons"]) == 2, "the campaign's own, and the verdict's"
+    assert decision["reasons"][0] not in text, "why the bank chose the firm is not the firm's to read"
+    assert "overdue with us" in text
+    assert "Each of these offices tells you" in text
+    assert "registry, tax" in text or "tax, registry" in text
+    elsewhere = browser.get("/consents/proactive").text
+    assert "You gave it at elsewhere" in elsewhere
+
+
+def applications_verdict():
+    from party_bank.applications import DECLINED, Verdict
+
+    return Verdict(DECLINED, ("overdue with us <b>in May</b>",))
+
+
+def test_what_holders_do_not_answer_is_kept_and_goes_on(opened):
+    browser, working = opened.browser(OURS), opened.joint
+    agree(browser, "application")
+
+    def away(_firms, *, model, purpose, reference):
+        del model, purpose
+        raise BookError(f"{reference} is kept and not decided yet")
+
+    opened.portal.joint = away
+    form = {"product": "flow", "amount": "100000", "months": "6", "request": "r" * 22}
+    applied = browser.post("/apply", **form).header("location")
+    assert "kept and not decided yet" in browser.get(applied).text
+    opened.portal.joint = working
+    assert browser.post(f"{applied}/again").header("location") == applied
+    assert "It was approved" in browser.get(applied).text
+    assert len(opened.book.rows(sa.select(APPLICATIONS))) == 1
+
+
+@pytest.mark.parametrize("bad", [{"amount": "-5"}, {"amount": "1e9"}, {"amount": "300000"}, {"months": "0"},
+                                 {"months": "99"}, {"request": "../../x"}, {"product": "gold"}])  # fmt: skip
+def test_forms_that_cannot_be_change_nothing(opened, bad):
+    browser = opened.browser(OURS)
+    agree(browser, "application")
+    form = {"product": "flow", "amount": "100000", "months": "6", "request": "r" * 22} | bad
+    assert browser.post("/apply", **form).status in {404, 422}
+    assert opened.book.rows(sa.select(APPLICATIONS)) == []
+
+
+def test_a_portal_without_an_issuer_shows_and_signs_nothing(made, tmp_path):
+    portal = OpenedPortal(portal_home(shutil.copytree(made, tmp_path / "homes"), issuer=False))
+    try:
+        lend(portal.book, OURS)
+        text = portal.browser(OURS).get("/consents/application").text
+        assert "given elsewhere" in text
+        assert "Agree and sign" not in text
+        assert 'name="terms"' not in text
+        assert portal.browser(OURS).post("/consents/application/give", agree="yes").status == 404
+    finally:
+        portal.close()
+
+
+def test_a_plan_adds_up():
+    import datetime as dt
+
+    plan = plan_of(12_000_000, 435, dt.date(2026, 11, 30), dt.date(2027, 3, 15))
+    assert [day for day, _, _ in plan] == [
+        dt.date(2026, 12, 30),
+        dt.date(2027, 1, 30),
+        dt.date(2027, 2, 28),
+        dt.date(2027, 3, 15),
+    ]
+    assert [interest for _, interest, _ in plan] == [43_500, 43_500, 43_500, round(12_000_000 * 0.0435 * 15 / 365)]
+    assert sum(principal for _, _, principal in plan) == 12_000_000
+    assert plan_of(0, 435, dt.date(2026, 11, 30), dt.date(2027, 3, 15)) == []
+
+
+def test_the_log_of_visits_names_no_firm(opened, capsys):
+    opened.browser(OURS).get(f"/contracts/{OURS}")
+    said = capsys.readouterr().out
+    assert OURS not in said
+    assert re.search(r"firm [0-9a-f]{16}", said)
+    assert json.loads(json.dumps(opened.acts())) is not None
