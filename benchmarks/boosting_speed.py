@@ -1,7 +1,8 @@
 """Joint boosting on four real processes: seconds a tree, beside plaintext XGBoost in the same run and other systems.
 
-default_credit (about 30k rows, 23 columns, 3 parties, 32 bins, depth 4, 100 trees), and 150k simulated rows by 20
-columns. Splits are chosen on shares; no sum is opened but those of leaves.
+default_credit (about 30k rows, 23 columns, 3 parties): private trees by default (a chain for each of two holders, and
+the bank's own trees); exact trees (32 bins, depth 4, 100 trees), and those of 150k simulated rows by 20 columns: splits
+are chosen on shares, and no sum is opened but those of leaves.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from xgboost import XGBClassifier
 
 from veilscore.data.simulate import simulate
 
-MAX_S = 3.0
+MAX_S, MAX_CHAINS_S = 3.0, 8.0
 COLUMNS = {"bank": 7, "tax": 9, "registry": 4}
 PEERS_S = {  # seconds a tree, measured elsewhere on one core with all parties at 24,000 x 23: see the design notes
     "SecretFlow SGB, Okamoto-Uchiyama, depth 3, leaks row maps": 3.5,
@@ -40,6 +41,8 @@ def main() -> None:
         sys.exit("default_credit is needed beside the checkout (../shared/data)")
     figures: dict[str, Any] = {}
     with federation(DATA / "default_credit") as folder:
+        _, figures["chains"] = train(folder, "chains", disclosure="private")
+        print("default_credit, private", figures["chains"], flush=True)
         train(folder, "warm", n_estimators=2)
         _, figures["joint"] = train(folder, "joint", n_estimators=args.trees)
         print("default_credit", figures["joint"], flush=True)
@@ -53,7 +56,7 @@ def main() -> None:
         figures["xgboost_150k_s_per_tree"] = xgboost_s(data)
     for peer, seconds in PEERS_S.items():
         print(f"{peer}: {seconds / figures['joint']['s_per_tree']:.0f} x")
-    holds = figures["joint"]["s_per_tree"] <= MAX_S
+    holds = figures["joint"]["s_per_tree"] <= MAX_S and figures["chains"]["boost_s"] <= MAX_CHAINS_S
     emit("boosting_speed", figures["joint"]["s_per_tree"], "s a tree", MAX_S, holds, peers_s=PEERS_S, **figures)
 
 

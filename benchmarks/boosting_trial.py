@@ -57,7 +57,7 @@ def train(folder: Path, name: str, **parameters: Any) -> tuple[control_pb2.JobIn
     info = trial.run_job(folder, path)
     step = next(step for step in info.steps if step.step == "boost")
     model = json.loads((folder / "bank" / "models" / name / "model.json").read_text())["model"]
-    n_trees = len(model["trees"])
+    n_trees = len(model["trees"]) + sum(len(chain) for chain in model.get("chains", {}).values())
     return info, {
         "trees": n_trees,
         "boost_s": round(step.seconds, 2),

@@ -20,6 +20,7 @@ from veilscore.crypto.circuits import to_bits
 from veilscore.crypto.garbled import Plain
 from veilscore.lattice.params import T
 from veilscore.protocols import best_columns, chains, curve, decision_counts, residual
+from veilscore.protocols.bit_products import NO_BITS, NO_VALUES
 from veilscore.protocols.boosting_nodes import subtract
 from veilscore.v1 import boosting_pb2, screening_pb2
 from veilscore.v1 import score_pb2 as pb
@@ -103,13 +104,17 @@ _NONE_YET = object()
 class Vectors:
     """Stands for `HistogramVectors`: the bank draws its share, and the holder gets the rest."""
 
-    hint_bytes = 1
+    hint_bytes = hint_unit = 1
 
     def __init__(self, n_samples, n_codes, _label, _hints=()):
+        self._n, self._n_codes = n_samples, np.asarray(n_codes)
         self._cells = int(np.sum(n_codes))
 
     def add_hints(self, _chunk):
         pass
+
+    def columns(self, columns):
+        return Vectors(self._n, self._n_codes[columns], b"")
 
     def query(self, x):
         own = uniform(len(x), self._cells)
@@ -121,9 +126,14 @@ class Vectors:
 class Codes:
     """Stands for `HistogramCodes`."""
 
+    hint_bytes = 1
+
     def __init__(self, codes, n_codes, _label, **_options):
         self._codes, self._n_codes = np.ascontiguousarray(codes), np.asarray(n_codes)
         self._n, self._cells = codes.shape[0], int(np.sum(n_codes))
+
+    def columns(self, columns):
+        return Codes(self._codes[:, columns], self._n_codes[columns], b"")
 
     def hint_chunks(self):
         return [b"h"]
@@ -239,6 +249,20 @@ def _products(peer, bits, n_theirs, values):
     return taken, given
 
 
+def _chosen(_peer, bits):
+    """Stand for `choose_bits` and, of a number of bits, for `take_choices`: rows that nobody looks at."""
+    return np.zeros((bits if isinstance(bits, int) else bits.size, 2), np.uint64)
+    yield
+
+
+def _take(peer, bits, _rows, n_theirs):
+    return (yield from _products(peer, bits, n_theirs, NO_VALUES))[0]
+
+
+def _give(peer, _rows, values):
+    return (yield from _products(peer, NO_BITS, 1, values))[1]
+
+
 def _bank_garbled(session, share, circuit, read, *, ahead=1):
     yield Send(session.lead, pb.BandBankLabels(data=((share + circuit.half) % circuit.modulus).astype("<i8").tobytes()))
     message = yield from receive(session.lead, pb.BandLeadTables)
@@ -351,6 +375,10 @@ _IDEAL = {
         "HistogramCodes": Codes,
         "bit_setup": _setup,
         "bit_products": _products,
+        "choose_bits": _chosen,
+        "take_choices": _chosen,
+        "take_products": _take,
+        "give_products": _give,
     },
     curve: {
         "bit_setup": _setup,

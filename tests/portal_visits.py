@@ -31,6 +31,7 @@ from veilscore.terms.decision import DecisionModel
 if TYPE_CHECKING:
     from pathlib import Path
 
+COOKIE = "__Host-owner"
 HOSTILE = "Jade <script>alert(1)</script>"
 OURS, THEIRS = "91310000MA1K35TQ6F", "91310000MA1K35TQ7D"
 STEPS = (50_000, 100_000, 200_000)
@@ -106,7 +107,7 @@ class OpenedPortal:
         """A browser, in the session of a firm's owner if one is named."""
         browser = Browser(self.app, self.loop)
         if firm:
-            browser.cookies["__Host-session"], session = self.store.begin(self.store.person_of(firm), by)
+            browser.cookies[COOKIE], session = self.store.begin(self.store.person_of(firm), by)
             browser.csrf = session.csrf
         return browser
 

@@ -41,9 +41,9 @@ def numbers(*shape):
 
 def run(sides, bits, values):
     owner, other = sides
-    choice = owner.choose(bits)
-    reply, theirs = other.multiply(choice, values)
-    return owner.product(reply, values.shape[0]), theirs, choice, reply
+    choice, rows = owner.choose(bits)
+    reply, theirs = other.multiply(other.rows(choice, bits.size), values)
+    return owner.product(bits, rows, reply, values.shape[0]), theirs, choice, reply
 
 
 @pytest.mark.parametrize("n", [1, 63, 64, 65, 1000])
@@ -96,6 +96,20 @@ def test_no_pad_is_used_twice():
     assert len({choice for _, _, choice, _ in found}) == 4
 
 
+def test_chosen_bits_serve_any_number_of_products_under_fresh_pads():
+    owner, other = two_sides()
+    bits, values = RNG.random(400) < 0.4, numbers(4, 1, 400)
+    choice, mine = owner.choose(bits)
+    rows, replies = other.rows(choice, 400), []
+    for value in values:
+        reply, theirs = other.multiply(rows, value)
+        assert np.array_equal(shares.add(owner.product(bits, mine, reply, 1), theirs), bits * value)
+        replies.append(np.frombuffer(reply, "<u8"))
+    # of equal numbers under the same rows every word differs, so that none tells of a bit
+    again = [np.frombuffer(other.multiply(rows, values[0])[0], "<u8") for _ in range(4)]
+    assert np.unique(np.concatenate([*replies, *again])).size == 8 * 400
+
+
 def test_neither_message_tells_bits_or_numbers():
     """Words and choice bits are uniform for bits all set and for numbers all equal."""
     sides = two_sides()
@@ -109,16 +123,14 @@ def test_neither_message_tells_bits_or_numbers():
 
 def test_hostile_messages_are_refused():
     owner, other = two_sides()
-    with pytest.raises(MessageError, match="not chosen"):
-        owner.product(bytes(8), 1)
-    choice = owner.choose(np.ones(70, bool))
+    bits = np.ones(70, bool)
+    choice, rows = owner.choose(bits)
     with pytest.raises(MessageError, match="labels of 70 bits"):
-        other.multiply(choice[:-8], numbers(1, 70))
+        other.rows(choice[:-8], 70)
     with pytest.raises(MessageError, match="expected 70 words"):
-        owner.product(bytes(8 * 69), 1)
-    owner.choose(np.ones(2, bool))
+        owner.product(bits, rows, bytes(8 * 69), 1)
     with pytest.raises(MessageError, match="outside the share ring"):
-        owner.product(np.array([0, T], "<u8").tobytes(), 1)
+        owner.product(bits[:2], rows[:2], np.array([0, T], "<u8").tobytes(), 1)
     with pytest.raises(MessageError, match="not valid"):
         ValueOwner(b"test", b"\xff" * 32)
     with pytest.raises(MessageError):

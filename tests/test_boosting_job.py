@@ -538,7 +538,7 @@ def test_sealed_keys_are_renewed_before_they_may_open_no_more(tmp_path, monkeypa
 
 def test_openings_of_sealed_keys_are_bounded_from_above():
     class Sums:
-        max_depth = 4
+        max_depth, coarse = 4, False
 
     assert sealed_argmax.openings(640, 8) >= max(2 * 8 * 641, 2 * 8 * 640)
     assert boosting_sealed.trees_of_keys(Sums, 640) > 100  # twenty columns of 32 codes, depth 4

@@ -10,6 +10,7 @@ import xgboost
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from veilscore.crypto import shares
 from veilscore.data.codes import CodeMap
 from veilscore.data.fixed_bins import FixedBins
 from veilscore.data.partitions import MOST, part_names, partitions
@@ -173,6 +174,24 @@ def test_one_firm_moves_the_sums_of_a_chain_by_no_more_than_is_charged(seed, mu)
         steps = chain.grow(drawn, noised)
         moved = {which: moved[which] + steps.taken(record) for which, record in enumerate((codes["tax"], other))}
     assert math.sqrt(distance) <= leaves_sensitivity(n_trees)
+
+
+def test_steps_in_the_ring_are_those_of_the_oracle():
+    rows, codes = world(700)
+    chain = Chain(rows, COLUMNS["tax"], 1.0, np.random.default_rng(3))
+    drawn = chain.next_trees()
+    plain = growing._plain_sums(drawn, codes["tax"], CELLS["tax"], rows.residual, rows.weight)
+    steps = chain.grow(drawn, list(plain))
+    for place in range(len(steps.columns)):
+        last, others = steps.of_column(place)
+        np.testing.assert_array_equal(steps.in_ring(place), shares.to_ring(np.concatenate([last[None], others])))
+
+
+@pytest.mark.parametrize("kept", [0, 20_000, 1 << 23])
+def test_choices_that_are_kept_or_made_anew_give_the_same_chain(monkeypatch, kept):
+    """Two columns fit the smaller room; of the others each tree chooses anew."""
+    monkeypatch.setattr(chains, "_BITS_KEPT", kept)
+    test_chains_equal_the_plain_ones_where_the_noise_is_small(monkeypatch)
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0.01, 5))

@@ -125,7 +125,9 @@ def visiting(chromium, town, party, person="", **settings):
     if person:
         secret, _ = town.consoles[party].store.begin(person, "passkey")
         flags = {"secure": True, "httpOnly": True, "sameSite": "Strict"}
-        context.add_cookies([{"name": "__Host-session", "value": secret, "url": origin, **flags}])
+        context.add_cookies(
+            [{"name": town.consoles[party].desk.session_cookie, "value": secret, "url": origin, **flags}]
+        )
     page, wrong = context.new_page(), []
     page.on("console", lambda message: message.type == "error" and wrong.append(message.text))
     page.on("pageerror", lambda error: wrong.append(str(error)))

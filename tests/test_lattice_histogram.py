@@ -111,6 +111,30 @@ def test_threads_and_chunks_give_the_same_result():
     assert error((share, owner.evaluate(query)), plain(codes, [40, 30], x)) <= 1
 
 
+@pytest.mark.parametrize("columns", [[2], [3, 0], [0, 1, 2, 3]])
+def test_sums_over_the_cells_of_some_columns(columns):
+    rng = np.random.default_rng(4)
+    codes, n_codes = make(rng, 5000, [4, 3, 5, 2])
+    owner, vectors = pair(codes, n_codes)
+    x = rng.integers(0, T, (2, 5000), dtype=np.uint64)
+    some, part = vectors.columns(np.array(columns)), owner.columns(np.array(columns))
+    query, share = some.query(x)
+    assert len(query.pack()) == 2 * part.query_bytes
+    assert part.query_bytes <= owner.query_bytes
+    expected = plain(codes[:, columns], n_codes[columns], x)
+    assert error((share, part.evaluate(part.unpack(query.pack()))), expected) <= 1
+    query, share = vectors.query(x)  # all columns still are what they were
+    assert error((share, owner.evaluate(query)), plain(codes, n_codes, x)) <= 1
+
+
+def test_some_columns_need_all_hints(small):
+    codes, n_codes, *_ = small
+    with pytest.raises(ProtocolError, match="before all hints"):
+        HistogramVectors(10, n_codes, LABEL).columns(np.array([0]))
+    with pytest.raises(ProtocolError, match="before the hints"):
+        HistogramCodes(codes, n_codes, LABEL).columns(np.array([0]))
+
+
 def test_another_label_gives_noise(small):
     codes, n_codes, owner, _ = small
     other = HistogramVectors(10, n_codes, b"another label", [b"\0" * (5 * CELL_BYTES)])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from veilscore.errors import MessageError, ParameterError, ProtocolError, SecretReuseError
 from veilscore.lattice.lookup import LookupCodes, LookupTable
-from veilscore.lattice.params import LOOKUP_TRAIN, MAX_CELLS
+from veilscore.lattice.params import HISTOGRAM, LOOKUP_TRAIN, MAX_CELLS, T
 from veilscore.lattice.ring import unpack
 
 LABEL = b"test lookup"
@@ -38,6 +38,55 @@ def error(shares, expected):
 def pair(codes, n_codes, *, opened=False):
     owner = LookupCodes(codes, n_codes, LABEL, opened=opened)
     return owner, LookupTable(codes.shape[0], n_codes, LABEL, opened=opened, hints=owner.hint_chunks())
+
+
+@pytest.mark.parametrize("n_codes", [[5], [3, 1, 4], [1, 1]])
+@pytest.mark.parametrize("n", [7, 4097])
+def test_cells_first_is_one_pass_with_the_same_sums(n, n_codes):
+    rng = np.random.default_rng(8)
+    codes, counts = make(rng, n, n_codes)
+    theta = rng.integers(-(1 << 18), 1 << 18, sum(n_codes))
+    owner = LookupCodes(codes, counts, LABEL, opened=True, workers=2)
+    table = LookupTable(n, counts, LABEL, opened=True)
+    cells, alpha = table.begin(theta)
+    assert (len(cells), len(alpha)) == owner.begin_bytes
+    with pytest.raises(ProtocolError, match="blocks are missing"):
+        table.finish()
+    table.add_hints(owner.begin(cells, alpha))
+    beta, share = table.finish()
+    assert len(beta) == owner.finish_bytes
+    assert error((share, owner.finish(beta)), plain(codes, counts, theta)) == 0
+    with pytest.raises(ProtocolError, match="before its cells"):
+        owner.finish(beta)
+    with pytest.raises(SecretReuseError):
+        owner.begin(cells, alpha)
+    with pytest.raises(ProtocolError, match="no table"):
+        table.finish()
+
+
+def test_last_codes_of_many_columns_do_not_wrap():
+    """Of values of 60 bits the last codes of twenty columns add up to more than 64 bits."""
+    codes, counts = make(np.random.default_rng(10), 20, [3] * 20)
+    theta = np.full(60, T - 5, np.int64)
+    owner = LookupCodes(codes, counts, LABEL, params=HISTOGRAM)
+    query, share = LookupTable(20, counts, LABEL, params=HISTOGRAM, hints=owner.hint_chunks()).query(theta)
+    total = [(int(a) + int(b) + 100) % T for a, b in zip(share, owner.evaluate(query), strict=True)]
+    assert all(min(one, T - one) <= 1 for one in total)
+
+
+@pytest.mark.parametrize("field", [0, 1, 2])
+def test_damaged_parts_of_a_query_in_two_are_refused(field):
+    codes, counts = make(np.random.default_rng(9), 10, [2, 3])
+    table, owner = LookupTable(10, counts, LABEL, opened=True), LookupCodes(codes, counts, LABEL, opened=True)
+    parts = [*table.begin(np.arange(5))]
+    if field < 2:
+        parts[field] = parts[field][:-1]
+        with pytest.raises(MessageError):
+            owner.begin(*parts)
+        return
+    owner.begin(*parts)
+    with pytest.raises(MessageError):
+        owner.finish(b"\xff" * owner.finish_bytes)
 
 
 @pytest.fixture(scope="module")
@@ -178,4 +227,4 @@ def test_repr_shows_sizes_alone(small):
     query, _ = table.query(np.zeros(5, np.int64))
     assert repr(owner) == "LookupCodes(n_samples=10, n_cells=5)"
     assert repr(table) == "LookupTable(n_samples=10, n_cells=5)"
-    assert repr(query) == f"LookupQuery({7 * ELEMENT} bytes)"
+    assert repr(query) == f"LookupQuery({5 * ELEMENT} bytes)"

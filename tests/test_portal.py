@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import re
+import shlex
 
 import pytest
+import yaml
 from bank_trial import Joint, consent, lend
+from conftest import ROOT
 from console_visits import ORIGIN, SoftKey
-from portal_visits import OURS, THEIRS, OpenedPortal, hidden, portal_home
+from portal_visits import COOKIE, OURS, THEIRS, OpenedPortal, hidden, portal_home
 from trial_federation import make_homes
+from typer.testing import CliRunner
 
 from party_bank import campaigns
 from party_bank.book_tables import APPLICATIONS, CONTRACTS, OFFERS
+from party_bank.portal import serve
 from party_bank.portal.owner import OWNERS
-from party_bank.portal.serve import link_for
+from party_bank.portal.serve import forget, link_for
+from veilscore.cli import app
 from veilscore.console.page import ANYBODY
 from veilscore.errors import ConfigError
 from veilscore.files.home_key import home_key
@@ -235,14 +241,14 @@ def test_acts_from_elsewhere_do_nothing(opened, headers, status):
 
 def test_a_session_that_was_fixed_does_not_become_the_owner_s(opened):
     browser = opened.browser(THEIRS)
-    planted = browser.cookies["__Host-session"]
+    planted = browser.cookies[COOKIE]
     assert browser.post("/enter", number="", secret=opened.made_link(OURS)).status == 303
-    assert browser.cookies["__Host-session"] != planted
+    assert browser.cookies[COOKIE] != planted
     assert opened.store.session(planted) is None
     free = opened.browser()
-    free.cookies["__Host-session"] = "planted"
+    free.cookies[COOKIE] = "planted"
     free.post("/enter", number="", secret=opened.made_link(OURS))
-    assert free.cookies["__Host-session"] != "planted"
+    assert free.cookies[COOKIE] != "planted"
 
 
 @pytest.mark.parametrize("text", ["https://evil.example", "//evil.example", "/\\evil", "javascript:alert(1)"])
@@ -288,7 +294,7 @@ def test_a_passkey_brings_the_owner_back_to_the_own_firm_alone(opened):
     browser, key = opened.browser(OURS), SoftKey()
     options = browser.send("/enter/begin", {"token": opened.made_link(THEIRS)}).json()
     assert browser.send("/enter/finish", {"credential": key.made(options)}).status == 200
-    assert opened.browser(THEIRS).send("/enter/finish", {"credential": SoftKey().made(options)}).status == 403
+    assert opened.browser(THEIRS).send("/enter/finish", {"credential": SoftKey().made(options)}).status == 422
     later = opened.browser()
     assert later.send("/login/finish", key.signed(later.send("/login/begin", {}).json(), ORIGIN)).status == 200
     assert number_of(opened, OURS) in later.get("/").text
@@ -306,3 +312,38 @@ def test_acts_have_digests_of_firms_and_no_firm(opened):
     assert THEIRS not in everything
     assert re.search(r"firm [0-9a-f]{16}", everything)
     assert "portal: enter" in everything
+
+
+def test_a_lost_phone_is_shut_out(opened):
+    browser, key = opened.browser(OURS), SoftKey()
+    options = browser.send("/enter/begin", {}).json()
+    assert browser.send("/enter/finish", {"credential": key.made(options)}).status == 200
+    link = opened.made_link(OURS)
+    assert forget(opened.home.path, OURS) == 1
+    assert browser.get("/").header("location") == "/login"
+    assert entering(opened, number="", secret=link)[1].status == 422
+    later = opened.browser()
+    signed = key.signed(later.send("/login/begin", {}).json(), ORIGIN)
+    answer = later.send("/login/finish", signed, accept_language="zh")
+    assert (answer.status, "此通行密钥在这里无效" in answer.json()["error"]) == (422, True)
+
+
+def test_the_page_says_what_there_is(tmp_path, monkeypatch):
+    """docs/portal.md: its settings are settings, its commands run as printed, but for the one that serves."""
+    text = (ROOT / "docs" / "portal.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```(\w*)\n(.*?)```", text, re.DOTALL)
+    (settings,) = (yaml.safe_load(body) for kind, body in blocks if kind == "yaml")
+    home, served = portal_home(make_homes(tmp_path)), []
+    content = yaml.safe_load((home / "bank.yaml").read_text())
+    (home / "bank.yaml").write_text(yaml.safe_dump(content | settings))
+    monkeypatch.setattr(serve, "serve_portal", lambda where, _told: served.append(where))
+    for line in (line for kind, body in blocks if kind == "sh" for line in body.splitlines()):
+        program, *words = shlex.split(line.replace("/srv/bank", str(home)), comments=True)
+        if program == "veilscore":
+            done = CliRunner().invoke(app, words)
+            assert done.exit_code == 0, (line, done.output, done.exception)
+    assert served == [home]
+    code = tmp_path / "code.svg"
+    said = CliRunner().invoke(app, ["bank", "portal", "link", OURS, "--code", str(code), "--home", str(home)])
+    assert said.stdout.startswith("https://portal.bank.example:7446/enter#")
+    assert (code.stat().st_mode & 0o777, b"<svg" in code.read_bytes()) == (0o600, True)

@@ -47,6 +47,7 @@ WORDS = (  # words of the product that pages show by themselves
 class PortalDesk(ConsoleDesk):
     """Holds one portal while it runs; `portal` is what its pages work with."""
 
+    session_cookie = "__Host-owner"
     portal: Portal
     own_files: Mapping[str, bytes]
 

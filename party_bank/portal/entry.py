@@ -6,6 +6,9 @@ no browser sends and no log has; the owner's own click sends it, once, in a form
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import sqlalchemy as sa
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
@@ -17,7 +20,7 @@ from party_bank.portal.owner import OWNERS, PASSKEY, Owner, OwnerError, Portal, 
 from party_bank.portal.store import LINK
 from veilscore.console.desk import Visit
 from veilscore.console.entry import choose_language, finished_entry, safe_path, with_challenge
-from veilscore.console.guard import ENTRY_COOKIE, SESSION_COOKIE
+from veilscore.console.guard import ENTRY_COOKIE
 from veilscore.console.language import noted
 from veilscore.console.page import ANYBODY, Page
 from veilscore.errors import BookError, IdentityError
@@ -80,7 +83,8 @@ class EntryPages:
 
     def finish(self, visit: Visit) -> Response:
         """Let in whoever signed it."""
-        person = visit.desk.passkeys.entered(visit.request.cookies.get(ENTRY_COOKIE, ""), visit.data)
+        with told_to(visit):
+            person = visit.desk.passkeys.entered(visit.request.cookies.get(ENTRY_COOKIE, ""), visit.data)
         return self._entered(visit, person, PASSKEY, JSONResponse({}))
 
     def register_begin(self, visit: Visit) -> Response:
@@ -98,7 +102,8 @@ class EntryPages:
         self._check_may_add(visit)
         secret = self._portal.making.pop(visit.session.key if visit.session else b"", "")
         content = visit.data.get("credential") if isinstance(visit.data, dict) else None
-        person = visit.desk.passkeys.registered(visit.request.cookies.get(ENTRY_COOKIE, ""), secret, content)
+        with told_to(visit):
+            person = visit.desk.passkeys.registered(visit.request.cookies.get(ENTRY_COOKIE, ""), secret, content)
         if person != visit.person:
             raise IdentityError("this passkey was made in another session: begin again")
         visit.subject = person
@@ -150,8 +155,17 @@ class EntryPages:
             visit.subject = visit.person
             self._portal.store.end(visit.session)
         response = visit.go_to("/login", "left")
-        response.delete_cookie(SESSION_COOKIE, secure=True, httponly=True, samesite="strict")
+        response.delete_cookie(visit.desk.session_cookie, secure=True, httponly=True, samesite="strict")
         return response
+
+
+@contextlib.contextmanager
+def told_to(visit: Visit) -> Iterator[None]:
+    """Say in the owner's language what is wrong with a passkey."""
+    try:
+        yield
+    except IdentityError as error:
+        raise OwnerError(visit.told(error.message)) from error
 
 
 def codes_of(book: Book, firm: str) -> list[str]:

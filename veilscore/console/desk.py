@@ -52,7 +52,10 @@ class ConsoleDesk:
     """Holds one console while it runs.
 
     pages : all pages of this node; sites : what institutions added; oidc : the provider, where there is one.
+    session_cookie : its own, so that two sites under one host name do not end each other's sessions.
     """
+
+    session_cookie = "__Host-session"
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ import urllib.parse
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from veilscore.console.desk import Visit
-from veilscore.console.guard import ENTRY_COOKIE, LANGUAGE_COOKIE, SESSION_COOKIE, shown_certificate
+from veilscore.console.guard import ENTRY_COOKIE, LANGUAGE_COOKIE, shown_certificate
 from veilscore.console.home import people_of
 from veilscore.console.language import LANGUAGES, noted
 from veilscore.console.page import ANY_PERSON, ANYBODY, Page
@@ -113,7 +113,7 @@ def finished_entry(visit: Visit, person: str, by: str, response: Response, certi
         visit.desk.store.end(visit.session)
     secret, _ = visit.desk.store.begin(person, by, certificate)
     visit.session = None
-    response.set_cookie(SESSION_COOKIE, secret, secure=True, httponly=True, samesite="strict", path="/")
+    response.set_cookie(visit.desk.session_cookie, secret, secure=True, httponly=True, samesite="strict", path="/")
     response.delete_cookie(ENTRY_COOKIE, secure=True, httponly=True, samesite="strict")
     return response
 
@@ -124,7 +124,7 @@ def logout(visit: Visit) -> Response:
         visit.subject = visit.person
         visit.desk.store.end(visit.session)
     response = visit.go_to("/login", "left")
-    response.delete_cookie(SESSION_COOKIE, secure=True, httponly=True, samesite="strict")
+    response.delete_cookie(visit.desk.session_cookie, secure=True, httponly=True, samesite="strict")
     return response
 
 

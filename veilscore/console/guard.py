@@ -36,7 +36,7 @@ from veilscore.errors import IdentityError, RefusedError, StateError, VeilscoreE
 from veilscore.fabric.watches import described
 from veilscore.terms.console import ConsoleConfig
 
-SESSION_COOKIE, LANGUAGE_COOKIE, ENTRY_COOKIE = "__Host-session", "__Host-language", "__Host-entry"
+LANGUAGE_COOKIE, ENTRY_COOKIE = "__Host-language", "__Host-entry"
 _READ_S = 10.0
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; "
@@ -144,7 +144,7 @@ class PageGuard:
 
     async def _enter(self, visit: Visit, may: frozenset[str]) -> None:
         """Find the session and what its person may do; NoEntryError, RefusedError."""
-        secret = visit.request.cookies.get(SESSION_COOKIE, "")
+        secret = visit.request.cookies.get(self._desk.session_cookie, "")
         session = self._desk.store.session(secret) if secret else None
         if session is not None and not self._same_certificate(visit.request, session):
             self._desk.store.end(session)

@@ -6,7 +6,8 @@ Source: Asharov, Lindell, Schneider and Zohner 2013, section 5.1 (correlated tra
     of its bit, has r0 + bit * x; the sender's share is -r0.
 Parties: the bit owner (receiver) and the value owner (sender).
 Messages: points, once; then 16 bytes a bit from the bit owner, whose columns are checked, and 8 bytes a bit and value
-    from the value owner.
+    from the value owner. Chosen bits may be multiplied any number of times: each call hashes the rows under a key of
+    its own, as several values of one call are hashed with tweaks of their own.
 Reveals: how many bits.
 Assumes: semi-honest parties, computational Diffie-Hellman in ristretto255, AES as a random permutation.
 Aborts: MessageError on a message of wrong size or range, an invalid point, or bits that do not agree.
@@ -23,7 +24,6 @@ from veilscore.arrays import Mask, Words
 from veilscore.crypto.oblivious import LabelReceiver, LabelSender
 from veilscore.crypto.shares import shares_from_bytes, shares_to_bytes
 from veilscore.crypto.tweaked_hash import NO_OFFSET, TweakedHash
-from veilscore.errors import MessageError
 from veilscore.kernels import inlined, kernel
 from veilscore.lattice.params import T
 
@@ -44,7 +44,6 @@ class BitOwner:
     def __init__(self, label: bytes) -> None:
         self._labels = LabelReceiver(label)
         self._hash = TweakedHash(b"bit product" + label)
-        self._waiting: list[tuple[Mask, Words]] = []
 
     def __repr__(self) -> str:
         """Show the role alone."""
@@ -58,20 +57,15 @@ class BitOwner:
         """Take the value owner's base choices (`MessageError` on wrong size or an invalid point)."""
         self._labels.accept(points)
 
-    def choose(self, bits: Mask) -> bytes:
-        """Return the message for some bits (n,); products are then taken in the same order."""
-        message, rows = self._labels.extend(bits)
-        self._waiting.append((bits, rows))
-        return message
+    def choose(self, bits: Mask) -> tuple[bytes, Words]:
+        """Return the message for some bits (n,), and their rows (n, 2), which `product` takes."""
+        return self._labels.extend(bits)
 
-    def product(self, reply: bytes, n_values: int) -> Words:
-        """Return this side's share (n_values, n) of the products of the next bits.
+    def product(self, bits: Mask, rows: Words, reply: bytes, n_values: int) -> Words:
+        """Return this side's share (n_values, n) of the products of chosen bits; both sides multiply in one order.
 
-        Raises MessageError: wrong size, a word that is not below T, or no bits were chosen.
+        Raises MessageError: wrong size, or a word that is not below T.
         """
-        if not self._waiting:
-            raise MessageError("products arrived for bits that were not chosen")
-        bits, rows = self._waiting.pop(0)
         words = shares_from_bytes(reply, (n_values, bits.size))
         key, out = self._hash.advance(n_values * bits.size), np.empty((n_values, bits.size), np.uint64)
         for v, part in _parts(n_values, bits.size):
@@ -99,13 +93,13 @@ class ValueOwner:
         """Return the base choices."""
         return self._labels.choices()
 
-    def multiply(self, choice: bytes, values: Words) -> tuple[bytes, Words]:
-        """Return the reply and this side's share (k, n) of the products of the next n bits with values (k, n) below T.
+    def rows(self, choice: bytes, n: int) -> Words:
+        """Return this side's rows (n, 2) of the next n bits; MessageError: the message is not of that many bits."""
+        return self._labels.extend(choice, (n,))
 
-        Raises MessageError: the message is not of the size of n bits.
-        """
+    def multiply(self, rows: Words, values: Words) -> tuple[bytes, Words]:
+        """Return the reply and this side's share (k, n) of the products of chosen bits with values (k, n) below T."""
         n_values, n = values.shape
-        rows = self._labels.extend(choice, (n,))
         key = self._hash.advance(n_values * n)
         share, reply = np.empty((n_values, n), np.uint64), np.empty((n_values, n), np.uint64)
         values = np.ascontiguousarray(values)

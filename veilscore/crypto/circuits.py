@@ -108,10 +108,17 @@ def log2(engine: Engine, word: Any, fraction_bits: int) -> Any:
         none = none_set(engine, top_first[:shift])
         exponent.append(engine.invert(none))
         needed = min(len(top_first), shift + mantissa_bits)
-        moved = top_first[shift : shift + needed]
-        missing = needed - len(moved)
-        padding = np.broadcast_to(none ^ none, (missing, *none.shape))
-        top_first = engine.choose(none, np.concatenate([moved, padding]), top_first[:needed])
+        moved, kept = top_first[shift : shift + needed], top_first[:needed]
+        filled = min(shift, len(moved))
+        padding = np.broadcast_to(none ^ none, (needed - len(moved), *none.shape))
+        rest = np.concatenate([moved, padding])[shift:]
+        # bits that move onto the first ones find zeros there, and zeros that would move there change nothing
+        true, false = (
+            np.concatenate([moved[:filled] ^ kept[:filled], rest]),
+            np.concatenate([kept[:filled], kept[shift:]]),
+        )
+        chosen = engine.choose(none, true, false)
+        top_first = np.concatenate([chosen[:filled], kept[filled:shift], chosen[filled:]])
     mantissa = top_first[1 : 1 + mantissa_bits][::-1]
     fraction = lookup(engine, mantissa, log_table(fraction_bits), fraction_bits)
     return np.concatenate([fraction, np.stack(exponent[::-1])])

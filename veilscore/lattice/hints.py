@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -168,9 +168,21 @@ class MatrixOwner:
             list(pool.map(one, range(stop - start)))
         return out
 
+    @property
+    def hint_bytes(self) -> int:
+        """Bytes of all hints."""
+        return self._shape.n_outputs * self._shape.output_bytes
+
     def hints(self) -> bytes:
         """Return all hints at once."""
         return b"".join(self.hint_chunks())
+
+    def narrow(self, matrix: Matrix, outputs: Integers) -> None:
+        """Keep some outputs alone, with the hints made for all; `matrix` has these outputs."""
+        if self._sigma is None or not self._hints_done:
+            raise ProtocolError("some outputs were asked for before the hints were made")
+        self._matrix, self._shape = matrix, replace(self._shape, n_outputs=outputs.size)
+        self._sigma = self._sigma[outputs]
 
     @property
     def query_bytes(self) -> int:
@@ -238,10 +250,22 @@ class VectorOwner:
         """Whether all hints have come."""
         return self._filled == self._shape.n_outputs
 
+    def narrow(self, outputs: Integers) -> None:
+        """Keep the hints of some outputs alone."""
+        if not self.complete:
+            raise ProtocolError("some outputs were asked for before all hints came")
+        self._shape, self._filled = replace(self._shape, n_outputs=outputs.size), outputs.size
+        self._hints = self._hints[outputs]
+
     @property
     def hint_bytes(self) -> int:
         """Bytes of all hints."""
         return self._shape.n_outputs * self._shape.output_bytes
+
+    @property
+    def hint_unit(self) -> int:
+        """Bytes of one hint, of which `add_hints` takes whole ones."""
+        return self._shape.output_bytes
 
     def add_hints(self, chunk: bytes) -> None:
         """Take the next hints, of any whole number of outputs, in the order in which they were made."""

@@ -11,6 +11,7 @@ Before a share is opened to the vector owner the code owner **must** add `sampli
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 
 import numpy as np
@@ -34,6 +35,12 @@ def _shape(n_samples: int, n_cells: int, label: bytes) -> Shape:
     return Shape(HISTOGRAM, n_samples, n_cells, "cells", label, b"histogram")
 
 
+def cells_of(n_codes: Integers, columns: Integers) -> Integers:
+    """Return the numbers of the cells of some columns, in the order of these."""
+    ends = np.cumsum(n_codes)
+    return np.concatenate([np.arange(ends[j] - n_codes[j], ends[j]) for j in columns])
+
+
 class HistogramCodes(MatrixOwner):
     """The code owner's side.
 
@@ -45,7 +52,8 @@ class HistogramCodes(MatrixOwner):
 
     def __init__(self, codes: NDArray[np.integer], n_codes: Integers, label: bytes, *, workers: int = 1) -> None:
         rows = indicator.CellRows.of(codes, n_codes)
-        super().__init__(indicator.CellMatrix(rows), _shape(rows.n_samples, rows.n_cells, label), workers=workers)
+        self._cells, self._n_codes = indicator.CellMatrix(rows), rows.n_codes
+        super().__init__(self._cells, _shape(rows.n_samples, rows.n_cells, label), workers=workers)
 
     def __repr__(self) -> str:
         """Show sizes alone."""
@@ -55,6 +63,18 @@ class HistogramCodes(MatrixOwner):
     def n_cells(self) -> int:
         """Number of cells, hence of sums a vector."""
         return self._shape.n_outputs
+
+    def columns(self, columns: Integers) -> HistogramCodes:
+        """Return the owner of the cells of some columns alone: a query for them is shorter, and its sums are fewer."""
+        part = copy.copy(self)
+        part.narrow_to(columns)
+        return part
+
+    def narrow_to(self, columns: Integers) -> None:
+        """Keep the cells of some columns alone."""
+        outputs = cells_of(self._n_codes, columns)
+        self._cells, self._n_codes = self._cells.columns(columns), self._n_codes[columns]
+        self.narrow(self._cells, outputs)
 
     def evaluate(self, query: HistogramQuery) -> Words:
         """Return this party's shares (V, cells) of the sums."""
@@ -71,12 +91,25 @@ class HistogramVectors(VectorOwner):
 
     def __init__(self, n_samples: int, n_codes: Integers, label: bytes, hints: Iterable[bytes] = ()) -> None:
         self.n_samples = n_samples
-        self.n_cells = int(indicator.check_n_codes(n_codes).sum())
+        self._n_codes = indicator.check_n_codes(n_codes)
+        self.n_cells = int(self._n_codes.sum())
         super().__init__(_shape(n_samples, self.n_cells, label), hints)
 
     def __repr__(self) -> str:
         """Show sizes alone."""
         return f"HistogramVectors(n_samples={self.n_samples}, n_cells={self.n_cells})"
+
+    def columns(self, columns: Integers) -> HistogramVectors:
+        """Return the owner of vectors that are summed over the cells of some columns alone, as the code owner's."""
+        part = copy.copy(self)
+        part.narrow_to(columns)
+        return part
+
+    def narrow_to(self, columns: Integers) -> None:
+        """Keep the cells of some columns alone."""
+        self.narrow(cells_of(self._n_codes, columns))
+        self._n_codes = self._n_codes[columns]
+        self.n_cells = int(self._n_codes.sum())
 
     def query(self, x: Words) -> tuple[HistogramQuery, Words]:
         """Encrypt vectors x, uint64 (V, n_samples) below t; also return this party's shares (V, cells)."""

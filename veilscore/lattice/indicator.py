@@ -85,6 +85,12 @@ class CellMatrix:
     def __init__(self, rows: CellRows) -> None:
         self._rows = rows
 
+    def columns(self, columns: Integers) -> CellMatrix:
+        """Return the matrix of the cells of some columns."""
+        n_codes = self._rows.n_codes[columns]
+        codes = cast("CodeArray", np.ascontiguousarray(self._rows.codes[:, columns]))
+        return CellMatrix(CellRows(codes, n_codes, np.concatenate(([0], np.cumsum(n_codes)[:-1]))))
+
     def positions(self, start: int, stop: int) -> list[NDArray[np.int32]]:
         """Return the rows of cells start to stop, ascending."""
         rows = self._rows

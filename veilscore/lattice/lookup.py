@@ -2,7 +2,8 @@
 
 Source: docs/protocols/lattice.md, section 3 (the histogram turned round: hints once, one message a step).
 Parties: the code owner (private codes, for a job) and the table owner (private theta, new each step).
-Messages: hints, once, code owner to table owner; one `LookupQuery` a step, the other way; no reply.
+Messages: hints, once, code owner to table owner; one `LookupQuery` a step, the other way; no reply. Where there is one
+    table, its cells may go first: hints and sums are then made in one pass over the rows, and beta follows.
 Reveals: nothing but sizes; each party keeps a share of every row's sum, right within one unit, or exact
     (but for 2^-50) with `opened=True`.
 Assumes: ring-LWE at 128 bits; both give the same label, fresh for the session and set of codes.
@@ -30,11 +31,28 @@ from veilscore.wire.protocol import fields_bytes
 BLOCKS_AT_ONCE = 16  # bounds the memory of one pass
 
 
+def counted(n_codes: Integers) -> Integers:
+    """Return how many codes of each column are looked up: the last says what the others leave open."""
+    return n_codes - 1 if n_codes.max() > 1 else n_codes
+
+
+def _from_last(theta: Integers, n_codes: Integers, t: int) -> tuple[Integers, Integers]:
+    """Return tables (V, cells) modulo t as what is looked up, beyond the last codes, and the sums of these (V,)."""
+    total = np.zeros(len(theta), np.int64)
+    if n_codes.max() == 1:
+        return theta, total
+    ends = np.cumsum(n_codes)
+    last = theta[:, ends - 1]
+    for column in last.T:  # one at a time: t may have 60 bits, and a sum of many would wrap
+        total = (total + column) % t
+    return np.delete(theta - np.repeat(last, n_codes, axis=1), ends - 1, axis=1) % t, total
+
+
 @dataclass(frozen=True, repr=False)
 class LookupQuery:
     """One query for V tables, in the NTT domain: values packed as in `ring.pack`.
 
-    cells : (V, cells, L, N), theta of each cell encrypted as a constant.
+    cells : (V, cells, L, N), theta of each cell but the last of its column, less that of the last, as constants.
     alpha : (V, L, N), one sample of each vector's secret.
     beta : (V, K, L, N), the masked hints times the secret, one a block of N rows.
     """
@@ -84,9 +102,9 @@ class _Shape:
         return cells, PublicStream(self.label, purpose + b" a'").uniform(self.limbs(), primes)
 
 
-def lookup_bytes(n_samples: int, n_cells: int) -> tuple[int, int]:
+def lookup_bytes(n_samples: int, n_codes: Integers) -> tuple[int, int]:
     """Return the bytes of the hints, and of a query for one table, of a lookup in training."""
-    shape = _Shape(LOOKUP_TRAIN, n_samples, n_cells, b"")
+    shape = _Shape(LOOKUP_TRAIN, n_samples, int(counted(n_codes).sum()), b"")
     return shape.n_blocks * shape.element_bytes, shape.query_bytes
 
 
@@ -102,9 +120,8 @@ def check_theta(theta: NDArray[np.integer], n_cells: int, t: int = LOOKUP_TRAIN.
 
 
 def _shape(n_samples: int, n_codes: Integers, label: bytes, params: ParameterSet) -> _Shape:
-    n_cells = int(n_codes.sum())
-    check_lookup(params, n_samples, n_codes.size, n_cells)
-    return _Shape(params, n_samples, n_cells, label)
+    check_lookup(params, n_samples, n_codes.size, int(n_codes.sum()))
+    return _Shape(params, n_samples, int(counted(n_codes).sum()), label)
 
 
 def _params(opened: bool) -> ParameterSet:  # noqa: FBT001  # private, and named by its callers
@@ -137,6 +154,7 @@ class LookupCodes:
         self._workers = workers
         self._sigma: NDArray[np.int8] | None = None
         self._hints_done = False
+        self._begun: Limbs | None = None
 
     def __repr__(self) -> str:
         """Show sizes alone."""
@@ -154,17 +172,61 @@ class LookupCodes:
         return self._hint_chunks(stream, self._sigma)
 
     def _hint_chunks(self, stream: SecretStream, sigma: NDArray[np.int8]) -> Iterator[bytes]:
-        params = self._shape.params
-        ring = ring_of(params)
+        ring = ring_of(self._shape.params)
         a, a_prime = self._shape.public()
         for start, sums in self._block_sums(a[None]):
-            count = sums.shape[0]
-            hint = ring.multiply(ring.ntt(ring.lift(sigma[start : start + count])), a_prime)
-            ring.add_to(hint, sums[:, 0].copy())
-            ring.add_to(hint, ring.ntt(ring.lift(stream.noise((count, params.N)))))
-            for block in hint:
-                yield pack(block, params.primes)
+            secret = ring.ntt(ring.lift(sigma[start : start + sums.shape[0]]))
+            yield from self._packed_hints(stream, secret, a_prime, sums[:, 0])
         self._hints_done = True
+
+    def _packed_hints(self, stream: SecretStream, secret: Limbs, a_prime: Limbs, sums: Limbs) -> Iterator[bytes]:
+        params = self._shape.params
+        ring = ring_of(params)
+        hint = ring.multiply(secret, a_prime)
+        ring.add_to(hint, np.ascontiguousarray(sums))
+        ring.add_to(hint, ring.ntt(ring.lift(stream.noise((sums.shape[0], params.N)))))
+        for block in hint:
+            yield pack(block, params.primes)
+
+    def begin(self, cells: bytes, alpha: bytes) -> bytes:
+        """Return all hints, and keep the sums of the one table whose cells came first, for `finish`."""
+        if self._sigma is not None:
+            raise SecretReuseError("hints are made once; resend the same bytes or start over with new codes")
+        shape, primes = self._shape, self._shape.params.primes
+        values, sample = unpack(cells, shape.limbs(shape.n_cells), primes), unpack(alpha, shape.limbs(), primes)
+        ring, stream = ring_of(shape.params), SecretStream()
+        self._sigma = stream.ternary((shape.n_blocks, shape.params.N))
+        a, a_prime = shape.public()
+        hints, kept = list[bytes](), np.empty(shape.limbs(shape.n_blocks), np.uint32)
+        for start, sums in self._block_sums(np.stack([a, values])):
+            stop = start + sums.shape[0]
+            secret = ring.ntt(ring.lift(self._sigma[start:stop]))
+            hints += self._packed_hints(stream, secret, a_prime, sums[:, 0])
+            kept[start:stop] = ring.multiply(secret, sample)
+            ring.add_to(kept[start:stop], np.ascontiguousarray(sums[:, 1]))
+        self._begun = kept
+        return b"".join(hints)
+
+    def finish(self, beta: bytes) -> Words:
+        """Return this party's share (n_samples,) of the sums that `begin` made."""
+        if self._begun is None:
+            raise ProtocolError("the last part of a query came before its cells")
+        params, total = self._shape.params, self._begun
+        self._begun = None  # another beta would be another query
+        ring = ring_of(params)
+        ring.add_to(total, ring.negate(unpack(beta, total.shape, params.primes)))
+        share: Words = scale_of(params).round(ring.intt(total)).reshape(-1)[: self._shape.n_samples].copy()
+        return share
+
+    @property
+    def begin_bytes(self) -> tuple[int, int]:
+        """Bytes of the cells and of alpha of one table."""
+        return self._shape.n_cells * self._shape.element_bytes, self._shape.element_bytes
+
+    @property
+    def finish_bytes(self) -> int:
+        """Bytes of beta of one table."""
+        return self._shape.n_blocks * self._shape.element_bytes
 
     def hints(self) -> bytes:
         """Return all hints at once."""
@@ -174,14 +236,14 @@ class LookupCodes:
         """Yield a first block, and the values (blocks, V, L, N) of the sums of m_cell,k multiplier_v,cell."""
         params = self._shape.params
         tables = ring_of(params).tables
-        V = multipliers.shape[0]
+        V, counts = multipliers.shape[0], counted(self._rows.n_codes)
 
         def one(block: int) -> Limbs:
             rows = self._rows.codes[block * params.N : (block + 1) * params.N]
             columns = np.full((rows.shape[1], params.N), -1, np.int32)
             columns[:, : rows.shape[0]] = rows.T
             out = np.empty(self._shape.limbs(V), np.uint32)
-            indicator.block_sum(columns, self._rows.n_codes, multipliers, *tables, out)
+            indicator.block_sum(columns, counts, multipliers, *tables, out)
             return out
 
         with ThreadPoolExecutor(self._workers) as pool:
@@ -264,8 +326,10 @@ class LookupTable:
         params: ParameterSet | None = None,
         hints: Iterable[bytes] = (),
     ) -> None:
-        self._shape = _shape(n_samples, indicator.check_n_codes(n_codes), label, params or _params(opened))
+        self._n_codes = indicator.check_n_codes(n_codes)
+        self._shape = _shape(n_samples, self._n_codes, label, params or _params(opened))
         self._a, self._a_prime = self._shape.public()
+        self._begun: tuple[Limbs, SecretStream, int] | None = None
         self._hints = np.empty(self._shape.limbs(self._shape.n_blocks), np.uint32)
         self._filled = 0
         for chunk in hints:
@@ -273,7 +337,7 @@ class LookupTable:
 
     def __repr__(self) -> str:
         """Show sizes alone."""
-        return f"LookupTable(n_samples={self._shape.n_samples}, n_cells={self._shape.n_cells})"
+        return f"LookupTable(n_samples={self._shape.n_samples}, n_cells={int(self._n_codes.sum())})"
 
     @property
     def complete(self) -> bool:
@@ -308,18 +372,45 @@ class LookupTable:
         theta : integers (V, cells) in [-t/2, t), taken modulo t (2^24, but for trees).
         Returns the query, and this party's shares (V, n_samples). To resend, send the same query again.
         """
-        shape = self._shape
-        if not self.complete:
-            raise ProtocolError(f"a query needs all hints; {shape.n_blocks - self._filled} blocks are missing")
-        tables = check_theta(theta, shape.n_cells, shape.params.t)
+        self._check_complete()
+        tables, constant = self._tables(theta)
         stream = SecretStream()
-        parts = [self._encrypt(row, stream) for row in tables]
-        cells, alpha, beta, shares = zip(*parts, strict=True)
-        query = LookupQuery(b"".join(cells), b"".join(alpha), b"".join(beta))
-        return query, np.stack(shares)
+        secrets, cells, alpha = zip(*(self._encrypt(row, stream) for row in tables), strict=True)
+        closed = (self._close(s, stream, int(more)) for s, more in zip(secrets, constant, strict=True))
+        beta, shares = zip(*closed, strict=True)
+        return LookupQuery(b"".join(cells), b"".join(alpha), b"".join(beta)), np.stack(shares)
 
-    def _encrypt(self, theta: Words, stream: SecretStream) -> tuple[bytes, bytes, bytes, Words]:
-        """Return cells, alpha and beta packed, and this party's share."""
+    def begin(self, theta: NDArray[np.integer]) -> tuple[bytes, bytes]:
+        """Encrypt one table (cells,) before the hints come; return cells and alpha. `finish` gives the rest."""
+        if self._begun is not None:
+            raise SecretReuseError("a table is begun already; resend the same bytes")
+        tables, constant = self._tables(np.asarray(theta)[None])
+        stream = SecretStream()
+        s, cells, alpha = self._encrypt(tables[0], stream)
+        self._begun = s, stream, int(constant[0])
+        return cells, alpha
+
+    def finish(self) -> tuple[bytes, Words]:
+        """Return beta of the table that was begun, and this party's share (n_samples,)."""
+        self._check_complete()
+        if self._begun is None:
+            raise ProtocolError("no table was begun")
+        begun, self._begun = self._begun, None
+        return self._close(*begun)
+
+    def _check_complete(self) -> None:
+        if not self.complete:
+            raise ProtocolError(f"a query needs all hints; {self._shape.n_blocks - self._filled} blocks are missing")
+
+    def _tables(self, theta: NDArray[np.integer]) -> tuple[Words, Integers]:
+        """Return what is looked up (V, cells), modulo t, and what is added to each table's sums (V,)."""
+        t = self._shape.params.t
+        checked = check_theta(theta, int(self._n_codes.sum()), t).astype(np.int64)
+        tables, constant = _from_last(checked, self._n_codes, t)
+        return tables.astype(np.uint64), constant
+
+    def _encrypt(self, theta: Words, stream: SecretStream) -> tuple[Limbs, bytes, bytes]:
+        """Return the secret, and cells and alpha packed."""
         params = self._shape.params
         primes = params.primes
         ring = ring_of(params)
@@ -331,8 +422,14 @@ class LookupTable:
         ring.add_to(cells, np.repeat(constants[:, :, None], params.N, axis=2))
         alpha = ring.multiply(self._a_prime, s)
         ring.add_to(alpha, ring.ntt(ring.lift(stream.noise((params.N,)))))
-        rho = stream.uniform(self._shape.limbs(self._shape.n_blocks), primes)
+        return s, pack(cells, primes), pack(alpha, primes)
+
+    def _close(self, s: Limbs, stream: SecretStream, constant: int) -> tuple[bytes, Words]:
+        """Return beta packed, and this party's share, with a constant added to each sum."""
+        shape, params = self._shape, self._shape.params
+        ring = ring_of(params)
+        rho = stream.uniform(shape.limbs(shape.n_blocks), params.primes)
         beta = ring.multiply(self._hints, s)
         ring.add_to(beta, rho)
-        share = scale_of(params).round(ring.intt(rho)).reshape(-1)[: self._shape.n_samples].copy()
-        return pack(cells, primes), pack(alpha, primes), pack(beta, primes), share
+        share = scale_of(params).round(ring.intt(rho)).reshape(-1)[: shape.n_samples]
+        return pack(beta, params.primes), (share + np.uint64(constant)) % np.uint64(params.t)

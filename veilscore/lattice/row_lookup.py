@@ -102,7 +102,7 @@ def training_lookup(n_samples: int, n_codes: Integers, steps: int = EXPECTED_STE
         return "cells"
     shape = Shape(LOOKUP_TRAIN, n_cells, n_samples, "rows", b"", b"")
     by_rows = n_samples * shape.output_bytes + steps * sum(shape.field_bytes)
-    hints, query = lookup_bytes(n_samples, n_cells)
+    hints, query = lookup_bytes(n_samples, n_codes)
     return "rows" if by_rows <= hints + steps * query else "cells"
 
 

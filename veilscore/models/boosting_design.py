@@ -62,6 +62,7 @@ def growth(job: Job, n_train: int) -> Growth:
             min_rows=p.min_leaf_rows,
         ),
         seed=p.random_state,
+        coarse=p.split_search == "coarse",
     )
 
 

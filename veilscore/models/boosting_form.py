@@ -22,6 +22,7 @@ class Growth:
     """Parameters of training that all parties know from the job.
 
     validation : (n,) rows that are not trained on but measured, for early stopping.
+    coarse : whether a few thresholds of each column are compared first, and then those around the best.
     """
 
     n_estimators: int
@@ -37,6 +38,7 @@ class Growth:
     validation: Mask
     rules: Rules
     seed: int = 0
+    coarse: bool = False
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from veilscore.arrays import CodeArray, Integers, Mask, Vector
+from veilscore.arrays import CodeArray, Integers, Mask, Vector, Words
 from veilscore.errors import ParameterError
-from veilscore.lattice.params import SCALE_BITS
+from veilscore.kernels import kernel
+from veilscore.lattice.params import SCALE_BITS, T
 from veilscore.models.boosting_form import HolderColumns
 from veilscore.models.chained import BankCut, ChainTree
 from veilscore.models.split_search import Ranked
@@ -262,6 +263,13 @@ class Steps:
         whole = np.rint(self.weight * table.T[:, self.pattern]).astype(np.int64)
         return whole[-1], whole[:-1] - whole[-1]
 
+    def in_ring(self, place: int) -> Words:
+        """Return the same as shares have it (cells, n): first what the last cell adds, then the others beyond it."""
+        table = np.ldexp(self.tables[place].T, SCALE_BITS).copy()
+        out = np.empty((table.shape[0], self.pattern.size), np.uint64)
+        _steps_in_ring(self.weight, self.pattern, table, out)
+        return out
+
     def taken(self, codes: CodeArray) -> Integers:
         """Return the step of rows whose codes (n, d) are known, (n,): the oracle of the protocol."""
         total = np.zeros(self.pattern.size, np.int64)
@@ -270,6 +278,18 @@ class Steps:
             cells = np.concatenate([others, np.zeros((1, last.size), np.int64)])
             total += last + np.take_along_axis(cells, codes[None, :, column].astype(np.int64), axis=0)[0]
         return total
+
+
+@kernel("(f8[::1], i8[::1], f8[:,::1], u8[:,::1])")
+def _steps_in_ring(weight: Vector, pattern: Integers, table: Vector, out: Words) -> None:
+    """Write W D of a column's cells (cells, n) modulo T, from its table (cells, patterns), all at once for each row."""
+    last = table.shape[0] - 1
+    for i in range(pattern.size):
+        base = np.int64(np.rint(weight[i] * table[last, pattern[i]]))
+        out[0, i] = np.uint64(base if base >= 0 else base + T)
+        for cell in range(last):
+            beyond = np.int64(np.rint(weight[i] * table[cell, pattern[i]])) - base
+            out[1 + cell, i] = np.uint64(beyond if beyond >= 0 else beyond + T)
 
 
 def plain_chain(

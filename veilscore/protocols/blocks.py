@@ -1,4 +1,4 @@
-"""Multiplies secretly in a stream of blocks of rows, as boosting and stacking do in every step.
+"""Multiplies secretly in a stream of blocks of rows, as boosting and stacking do in every step; streams hints too.
 
 Both roles work on a few blocks at a time, so one side encrypts while the other multiplies, and a side that waits for
 nobody uses all cores.
@@ -16,9 +16,10 @@ import numpy as np
 
 from veilscore.arrays import Words
 from veilscore.errors import MessageError
+from veilscore.lattice.hints import MatrixOwner, VectorOwner
 from veilscore.lattice.product import ProductEvaluator, ProductKey
 from veilscore.lattice.slots import N
-from veilscore.wire.protocol import Protocol, Send, receive
+from veilscore.wire.protocol import Protocol, Send, receive, receive_chunks, send_chunks
 from veilscore.wire.randomness import in_order
 
 R = TypeVar("R")
@@ -102,6 +103,16 @@ def holder_product(
         while running:
             yield next_reply()
     return np.concatenate(shares, axis=-1)
+
+
+def send_hints(to: str, kind: Any, owner: MatrixOwner) -> Protocol[None]:
+    """Matrix owner: send its hints as they are made."""
+    yield from send_chunks(to, kind, owner.hint_bytes, owner.hint_chunks())
+
+
+def receive_hints(sender: str, kind: Any, owner: VectorOwner) -> Protocol[None]:
+    """Vector owner: take the hints as they come, so that they stand in memory once."""
+    yield from receive_chunks(sender, kind, owner.hint_bytes, owner.hint_unit, owner.add_hints)
 
 
 def check_part(message: Any, part: int, parts: int, sender: str) -> None:

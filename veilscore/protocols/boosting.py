@@ -32,7 +32,7 @@ from veilscore.models import harmonics
 from veilscore.models.boosting_form import SCALE, BankBoosting, Grown, Growth, HolderColumns, rank_codes
 from veilscore.models.trees import Tree, coefficients, indicators, leaf_range, shapes_digest, skeletons_digest
 from veilscore.protocols.bit_products import NO_BITS, NO_VALUES, bit_products, bit_setup
-from veilscore.protocols.blocks import bank_product, holder_product
+from veilscore.protocols.blocks import bank_product, holder_product, receive_hints, send_hints
 from veilscore.protocols.boosting_nodes import subtract, vector_share
 from veilscore.protocols.boosting_sealed import SealedBankTree, SealedHolderTree, trees_of_keys
 from veilscore.protocols.boosting_shares import (
@@ -123,12 +123,12 @@ class Bank(BankShares):
                 bank_missing=own.missing.tolist(),
             )
             yield Send(holder, start)
-            yield from send_parts(holder, pb.BoostBankHints, b"".join(codes.hint_chunks()))
+            yield from send_hints(holder, pb.BoostBankHints, codes)
         for holder, columns in self.data.columns.items():
             reply = yield from receive(holder, pb.BoostHolderRound0)
             label = session.label("boost holder cells", holder, session.bank)
             vectors = HistogramVectors(self.n, columns.ranked.n_codes, label)
-            vectors.add_hints((yield from receive_parts(holder, pb.BoostHolderHints, vectors.hint_bytes)))
+            yield from receive_hints(holder, pb.BoostHolderHints, vectors)
             self.vectors[holder] = vectors
             self.bits[holder] = yield from bit_setup(session, holder)
             missing = np.array(reply.missing, dtype=bool)
@@ -306,8 +306,8 @@ class Holder(HolderShares):
         self.vectors = HistogramVectors(self.n, self.bank_ranked.n_codes, label)
         label = session.label("boost holder cells", session.party, bank)
         self.cells = HistogramCodes(self.ranked_codes, self.n_codes, label)
-        yield from send_parts(bank, pb.BoostHolderHints, b"".join(self.cells.hint_chunks()))
-        self.vectors.add_hints((yield from receive_parts(bank, pb.BoostBankHints, self.vectors.hint_bytes)))
+        yield from send_hints(bank, pb.BoostHolderHints, self.cells)
+        yield from receive_hints(bank, pb.BoostBankHints, self.vectors)
         self.bits = yield from bit_setup(session, bank)
         self.sealed = yield from holder_setup(session, pb.BoostSealed)
 

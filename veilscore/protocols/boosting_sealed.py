@@ -1,12 +1,11 @@
 """Grows one tree of joint boosting with nothing opened but its leaves: splits are chosen on shares; both roles.
 
-Source   : `sealed_argmax.py`; docs/adr/0007. Messages, assumptions and aborts: `boosting.py`.
+Source   : `sealed_argmax.py`, `boosting_search.py`; docs/adr/0007. Messages, assumptions and aborts: `boosting.py`.
 Reveals  : Each party learns which nodes split, on whose column, and its own splits; the bank two sums a leaf.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,9 +13,10 @@ import numpy as np
 from veilscore.arrays import Integers, Mask, Words
 from veilscore.crypto import shares
 from veilscore.lattice.product import OPENINGS
-from veilscore.models.boosting_form import EXACT_BITS, SCALE, Growth, HolderColumns
+from veilscore.models.boosting_form import EXACT_BITS, SCALE, Growth
 from veilscore.models.split_search import Ranked
 from veilscore.models.trees import Split, Tree
+from veilscore.protocols.bit_products import BitKeys
 from veilscore.protocols.boosting_nodes import (
     GrowingNode,
     check_vectors,
@@ -27,56 +27,12 @@ from veilscore.protocols.boosting_nodes import (
     together,
     tree_of,
 )
+from veilscore.protocols.boosting_search import MAX_AROUND, Argmax, Candidates, Search, SplitSide
 from veilscore.protocols.boosting_shares import BankShares, HolderShares
 from veilscore.protocols.sealed_argmax import BankKeys, HolderKeys, Winners, bank_argmax, holder_argmax, openings
-from veilscore.protocols.sealed_gain import GainRule, Sums
+from veilscore.protocols.sealed_gain import GainRule
 from veilscore.v1 import boosting_pb2 as pb
 from veilscore.wire.protocol import Protocol, Send, receive, receive_parts, send_parts
-
-
-@dataclass(frozen=True, eq=False)
-class Candidates:
-    """Splits that one side offers: with missing values right, then left, thresholds in the order of the ranks.
-
-    columns, codes : (k,) column and last ranked code that goes left.
-    missing_left : (k,) bool.
-    """
-
-    columns: Integers
-    codes: Integers
-    missing_left: Mask
-
-    @classmethod
-    def of(cls, ranked: Ranked, chosen: Integers) -> Candidates:
-        """All candidates of the chosen columns."""
-        columns, codes, left = list[int](), list[int](), list[bool]()
-        for j in chosen.tolist():
-            bins, missing = int(ranked.n_codes[j] - ranked.missing[j]), bool(ranked.missing[j])
-            runs = [(bins if missing else bins - 1, False)] + ([(bins - 1, True)] if missing else [])
-            for count, goes in runs:
-                columns += [j] * count
-                codes += range(count)
-                left += [goes] * count
-        return cls(np.array(columns, np.int64), np.array(codes, np.int64), np.array(left, bool))
-
-    def left_sums(self, cells: Words, ranked: Ranked) -> Words:
-        """Share modulo T of the sums that would go left: (2, cells) to (2, k)."""
-        first = np.concatenate(([0], np.cumsum(ranked.n_codes)))
-        zero = np.zeros((2, 1), np.uint64)
-        low = np.concatenate([zero, np.cumsum(cells & np.uint64((1 << 30) - 1), axis=1)], axis=1)
-        high = np.concatenate([zero, np.cumsum(cells >> np.uint64(30), axis=1)], axis=1)
-        start, end = first[self.columns], first[self.columns] + self.codes + 1
-        missing = np.where(self.missing_left, first[self.columns + 1] - 1, 0)
-        extra = np.where(self.missing_left, cells[:, missing], np.uint64(0))
-        return shares.add(shares.join_halves(low[:, end] - low[:, start], high[:, end] - high[:, start]), extra)
-
-    def split(self, candidate: int, columns: HolderColumns) -> tuple[int, tuple[int, ...]]:
-        """Column, and codes of the owner's map that go left."""
-        column = int(self.columns[candidate])
-        ranks = list(range(int(self.codes[candidate]) + 1))
-        if self.missing_left[candidate]:
-            ranks.append(int(columns.ranked.n_codes[column]) - 1)
-        return column, columns.unrank(column, tuple(ranks))
 
 
 def gain_rule(growth: Growth, n_bank: int, n_holder: int) -> GainRule:
@@ -95,32 +51,32 @@ def gain_rule(growth: Growth, n_bank: int, n_holder: int) -> GainRule:
     )
 
 
+def search_of(
+    growth: Growth,
+    ranked: tuple[Ranked, Ranked],
+    columns: tuple[Integers, Integers],
+    mine: int,
+    argmax: Argmax,
+    keys: BankKeys | HolderKeys,
+    bits: BitKeys,
+) -> Search:
+    """Return how one tree's splits are found: the bank's side first; `mine` is this party's."""
+    sides = (
+        SplitSide.of(ranked[0], columns[0], coarse=growth.coarse),
+        SplitSide.of(ranked[1], columns[1], coarse=growth.coarse),
+    )
+    return Search(sides, mine, argmax, keys, bits, lambda n_bank, n_holder: gain_rule(growth, n_bank, n_holder))
+
+
 def trees_of_keys(growth: Growth, n_cells: int) -> int:
     """Trees that one set-up of `sealed_argmax` serves at least, whatever is split: its keys open so much and no more.
 
     n_cells : codes of all columns of both sides.
     """
     candidates = 2 * n_cells  # a threshold at each code, missing values on either side
-    tree = sum(openings(candidates, 1 << depth) for depth in range(growth.max_depth))
+    around = 2 * min(n_cells, MAX_AROUND) if growth.coarse else 0  # of both sides, compared by themselves
+    tree = sum(openings(candidates, 1 << depth) + openings(around, 1 << depth) for depth in range(growth.max_depth))
     return max(1, OPENINGS // max(1, tree))
-
-
-def _sums(nodes: list[GrowingNode], sides: tuple[tuple[Candidates, Ranked], tuple[Candidates, Ranked]]) -> Sums:
-    """One party's shares of all candidates of a level."""
-    at = sides[0][1].n_cells
-    left = [
-        np.concatenate(
-            [
-                sides[0][0].left_sums(node.cells[:, :at], sides[0][1]),
-                sides[1][0].left_sums(node.cells[:, at:], sides[1][1]),
-            ],
-            axis=1,
-        )
-        for node in nodes
-    ]
-    stacked = np.stack(left, axis=1)
-    totals = np.stack([shares.sum_shares(node.vectors) for node in nodes], axis=1)
-    return Sums(stacked[0], stacked[1], totals[0], totals[1])
 
 
 def _leaf_shares(leaves: list[GrowingNode]) -> Words:
@@ -142,15 +98,14 @@ class SealedBankTree:
 
     def grow(self) -> Protocol[Tree]:
         """Split level by level on shares, then open the sums of the leaves."""
-        other = self.bank.holder_ranked[self.holder]
-        mine, theirs = Candidates.of(self.own.ranked, self.columns[0]), Candidates.of(other, self.columns[1])
-        rule = gain_rule(self.growth, mine.codes.size, theirs.codes.size)
         keys: BankKeys = self.bank.sealed[self.holder]
+        ranked = self.own.ranked, self.bank.holder_ranked[self.holder]
+        search = search_of(self.growth, ranked, self.columns, 0, bank_argmax, keys, self.bank.bits[self.holder])
+        mine = search.sides[0].every
         yield from self._sum_cells([self.root])
         frontier, ended = [self.root], list[GrowingNode]()
         for depth in range(1, self.growth.max_depth + 1):
-            sides = ((mine, self.own.ranked), (theirs, other))
-            winners = yield from bank_argmax(keys, rule, _sums(frontier, sides))
+            winners = yield from search.best(frontier)
             plans = [self._plan(node, winners, i, mine) for i, node in enumerate(frontier) if winners.splits[i]]
             ended += [node for i, node in enumerate(frontier) if not winners.splits[i]]
             frontier = []
@@ -246,14 +201,14 @@ class SealedHolderTree:
     def follow(self) -> Protocol[tuple[Tree, Any]]:
         """Do the holder's side of `SealedBankTree.grow`; return the tree, and the step that ended it."""
         holder, growth = self.holder, self.growth
-        own, other = holder.columns, holder.bank_ranked
-        theirs, mine = Candidates.of(other, self.columns[0]), Candidates.of(own.ranked, self.columns[1])
-        rule = gain_rule(growth, theirs.codes.size, mine.codes.size)
-        keys: HolderKeys = holder.sealed
+        own, keys = holder.columns, holder.sealed
+        ranked = holder.bank_ranked, own.ranked
+        search = search_of(growth, ranked, self.columns, 1, holder_argmax, keys, holder.bits)
+        mine = search.sides[1].every
         yield from self._sum_cells([self.root])
         frontier, ended = [self.root], list[GrowingNode]()
         for depth in range(1, growth.max_depth + 1):
-            winners = yield from holder_argmax(keys, rule, _sums(frontier, ((theirs, other), (mine, own.ranked))))
+            winners = yield from search.best(frontier)
             plans = []
             for i, node in enumerate(frontier):
                 if not winners.splits[i]:

@@ -5,8 +5,9 @@ Parties  : The bank (labels, its own trees, cuts) and each holder (codes), pairw
 Messages : Step bin: BinBankRound1 (training mask) -> BinHolderRound1 (names and numbers of cells). Step boost, once:
            ChainHolderHints, BoostPoints both ways (bit products), ChainBankVectors (W). For each exchange of
            `AT_ONCE` trees: ChainBankTrees; BoostChoices -> BoostProducts (the bank's cuts times the holder's share of
-           r); ChainBankVectors (r and W by cut, encrypted) -> ChainHolderSums (noised shares of leaf sums);
-           BoostChoices -> BoostProducts (the holder's cells times the steps of the bank's rows).
+           r); ChainBankVectors (r and W by cut, encrypted, over the cells of its columns) -> ChainHolderSums (noised
+           shares of leaf sums); BoostChoices -> BoostProducts (the holder's cells times the steps of the bank's rows;
+           cells are chosen when a column is first grown on).
 Reveals  : A holder learns which rows train. The bank learns the numbers of coded columns and cells, which do not depend
            on the job's rows, and the leaf sums of random trees with the holder's noise, charged once for the whole
            chain before the first leaves. A holder learns which of its coded columns each tree uses (drawn at random,
@@ -28,7 +29,7 @@ import numpy as np
 from veilscore.arrays import CodeArray, Integers, Mask, Words
 from veilscore.crypto import shares
 from veilscore.errors import MessageError
-from veilscore.lattice.histogram import HistogramCodes, HistogramVectors
+from veilscore.lattice.histogram import HistogramCodes, HistogramVectors, cells_of
 from veilscore.lattice.params import SCALE_BITS
 from veilscore.models.chain_growth import (
     AT_ONCE,
@@ -43,7 +44,19 @@ from veilscore.models.chain_growth import (
 from veilscore.models.chained import sources_of
 from veilscore.models.counts import BinCounts, BinnedColumns, offsets
 from veilscore.protocols.binning import check_shape, shape_message, training_rows
-from veilscore.protocols.bit_products import NO_BITS, NO_VALUES, BitKeys, bit_products, bit_setup
+from veilscore.protocols.bit_products import (
+    NO_BITS,
+    NO_VALUES,
+    PIECE,
+    BitKeys,
+    bit_products,
+    bit_setup,
+    choose_bits,
+    give_products,
+    take_choices,
+    take_products,
+)
+from veilscore.protocols.blocks import receive_hints, send_hints
 from veilscore.protocols.boosting_nodes import subtract, vector_share
 from veilscore.protocols.residual import noised
 from veilscore.v1 import chains_pb2 as pb
@@ -62,7 +75,7 @@ from veilscore.wire.protocol import (
 from veilscore.wire.randomness import secret_generator
 
 _KEPT_BITS = 14  # fraction bits of an opened sum; its noise is far larger
-_BITS_AT_ONCE = 1 << 22  # of a holder's cells in one call; bounds memory, 24 bytes of message each
+_BITS_KEPT = 1 << 23  # of a holder's cells whose rows both parties keep, 16 bytes each
 
 
 @dataclass(frozen=True)
@@ -136,47 +149,44 @@ def _bank_chain(
     n_codes = columns.n_codes
     chain = Chain(rows, columns, terms.sigma, secret_generator())
     vectors = HistogramVectors(rows.score.size, n_codes, session.label("chain cells", holder, session.bank))
-    vectors.add_hints((yield from receive_parts(holder, pb.ChainHolderHints, vectors.hint_bytes)))
+    yield from receive_hints(holder, pb.ChainHolderHints, vectors)
     keys = yield from bit_setup(session, holder)
     weight = shares.encode(rows.weight)
     query, whole = vectors.query(weight[None])
     yield from send_parts(holder, pb.ChainBankVectors, query.pack())
-    share = shares.encode(rows.residual)
+    share, chosen = shares.encode(rows.residual), _Chosen(n_codes, rows.score.size)
     if begin is not None:
-        share = yield from _bank_steps(keys, begin(holder, chain), n_codes, share)
+        share = yield from _bank_steps(keys, begin(holder, chain), chosen, share)
     for number in range(terms.exchanges):
         drawn = chain.next_trees()
         yield Send(holder, pb.ChainBankTrees(exchange=number, columns=drawn.columns, cuts=drawn.cut_of))
         theirs, _ = yield from bit_products(keys, drawn.bits.reshape(-1), 1, NO_VALUES)
         by_cut = shares.add(vector_share(np.tile(share, (CUTS, 1)), drawn.bits), theirs.reshape(CUTS, -1))
-        query, own = vectors.query(np.concatenate([share[None], by_cut, vector_share(weight, drawn.bits)]))
+        some, cells = np.array(drawn.distinct), cells_of(n_codes, np.array(drawn.distinct))
+        query, own = vectors.columns(some).query(
+            np.concatenate([share[None], by_cut, vector_share(weight, drawn.bits)])
+        )
         yield from send_parts(holder, pb.ChainBankVectors, query.pack())
         message = yield from receive(holder, pb.ChainHolderSums)
-        own = leaf_shares(np.concatenate([own, whole]), drawn.columns, drawn.cut_of, n_codes)
+        own = leaf_shares(np.concatenate([own, whole[:, cells]]), drawn.columns, drawn.cut_of, n_codes)
         opened = shares.shares_from_bytes(message.sums, own.shape)
         sums = shares.open_rounded(own, opened, SCALE_BITS - _KEPT_BITS, SCALE_BITS)
         at = 4 * offsets(n_codes[list(drawn.columns)])
         steps = chain.grow(drawn, [sums[a:b].reshape(2, 2, -1) for a, b in pairwise(at)])
-        share = yield from _bank_steps(keys, steps, n_codes, share)
+        share = yield from _bank_steps(keys, steps, chosen, share)
         yield Progress("trees", (number + 1) * AT_ONCE, terms.n_trees)
     return chain
 
 
-def _bank_steps(keys: BitKeys, steps: Steps, n_codes: Integers, share: Words) -> Protocol[Words]:
+def _bank_steps(keys: BitKeys, steps: Steps, chosen: _Chosen, share: Words) -> Protocol[Words]:
     """Take new trees' steps off the bank's share (n,) of r."""
-    for group in _groups(steps.columns, n_codes, share.size):
-        taken = _step_of(steps, group)
-        share = subtract(share, taken[0])
-        _, given = yield from bit_products(keys, NO_BITS, 1, taken[1:].reshape(1, -1))
-        share = subtract(share, shares.sum_shares(given.reshape(-1, share.size), axis=0))
+    for group in chosen.groups(steps.columns):
+        rows = chosen.rows(group, (yield from take_choices(keys, chosen.new_bits(group))))
+        taken = [steps.in_ring(steps.columns.index(column)) for column in group]
+        given = yield from give_products(keys, rows, np.concatenate([part[1:] for part in taken]).reshape(1, -1))
+        for part in (*(one[0] for one in taken), *given.reshape(-1, share.size)):
+            share = subtract(share, part)
     return share
-
-
-def _step_of(steps: Steps, group: list[int]) -> Words:
-    """Return, in ring units, what columns add to each row at their last cells, then beyond it for each other cell."""
-    parts = [steps.of_column(steps.columns.index(column)) for column in group]
-    last = np.sum([one for one, _ in parts], axis=0)
-    return shares.to_ring(np.concatenate([last[None], *(others for _, others in parts)]))
 
 
 # --- step boost: a holder --------------------------------------------------------------------------------------------
@@ -192,39 +202,61 @@ def holder_chain(
     """
     bank, n = session.bank, codes.shape[0]
     histogram = HistogramCodes(codes, n_codes, session.label("chain cells", session.party, bank))
-    yield from send_parts(bank, pb.ChainHolderHints, b"".join(histogram.hint_chunks()))
+    yield from send_hints(bank, pb.ChainHolderHints, histogram)
     keys = yield from bit_setup(session, bank)
     whole = yield from _cells(bank, histogram, 1)
-    share, grown = np.zeros(n, np.uint64), list[int]()
+    share, grown, chosen = np.zeros(n, np.uint64), list[int](), _Chosen(n_codes, n)
     if card:
-        share = yield from _holder_steps(keys, card, codes, n_codes, share)
+        share = yield from _holder_steps(keys, card, codes, chosen, share)
     for number in range(terms.exchanges):
         columns, cut_of = _trees((yield from receive(bank, pb.ChainBankTrees)), number, n_codes.size, bank)
         _, given = yield from bit_products(keys, NO_BITS, 1, np.tile(share, (1, CUTS)))
-        cells = yield from _cells(bank, histogram, 2 * CUTS + 1)
         distinct = tuple(dict.fromkeys(columns))
-        _add_own(cells, np.concatenate([share[None], given.reshape(CUTS, n)]), codes, n_codes, distinct)
-        opened = leaf_shares(np.concatenate([cells, whole]), columns, cut_of, n_codes)
+        some = np.array(distinct)
+        cells = yield from _cells(bank, histogram.columns(some), 2 * CUTS + 1)
+        own = np.concatenate([share[None], given.reshape(CUTS, n)])
+        sums = shares.cell_sums(np.ascontiguousarray(codes[:, some]), n_codes[some], own)
+        cells[: len(own)] = shares.add(cells[: len(own)], sums)
+        of_trees = np.concatenate([cells, whole[:, cells_of(n_codes, some)]])
+        opened = leaf_shares(of_trees, columns, cut_of, n_codes)
         if number == 0:
             yield terms.charge
         opened = noised(opened, terms.sigma, SCALE_BITS)
         rounded = shares.round_dithered(opened, SCALE_BITS - _KEPT_BITS)
         yield Send(bank, pb.ChainHolderSums(sums=shares.shares_to_bytes(rounded)))
-        share = yield from _holder_steps(keys, distinct, codes, n_codes, share)
+        share = yield from _holder_steps(keys, distinct, codes, chosen, share)
         grown += columns
         yield Progress("trees", len(grown), terms.n_trees)
     return tuple(grown)
 
 
 def _holder_steps(
-    keys: BitKeys, columns: tuple[int, ...], codes: CodeArray, n_codes: Integers, share: Words
+    keys: BitKeys, columns: tuple[int, ...], codes: CodeArray, chosen: _Chosen, share: Words
 ) -> Protocol[Words]:
     """Take new trees' steps off this party's share (n,) of r."""
-    for group in _groups(columns, n_codes, share.size):
-        bits = np.concatenate([codes[:, j] == cell for j in group for cell in range(int(n_codes[j]) - 1)])
-        taken, _ = yield from bit_products(keys, bits, 1, NO_VALUES)
-        share = subtract(share, shares.sum_shares(taken.reshape(-1, share.size), axis=0))
+    groups = list(chosen.groups(columns))
+    rows = yield from _choose(keys, groups[0], codes, chosen)
+    for group, following in zip(groups, [*groups[1:], []], strict=True):
+        # the next choices are on their way while the products of these are made
+        ahead = yield from _choose(keys, following, codes, chosen)
+        bits = np.concatenate([_bits(codes, column, chosen.n_codes) for column in group])
+        taken = yield from take_products(keys, bits, rows, 1)
+        for part in taken.reshape(-1, share.size):
+            share = subtract(share, part)
+        rows = ahead
     return share
+
+
+def _choose(keys: BitKeys, group: list[int], codes: CodeArray, chosen: _Chosen) -> Protocol[Words]:
+    """Return the rows of a group's columns, after choosing the bits of those that are new."""
+    new = [_bits(codes, column, chosen.n_codes) for column in chosen.new(group)]
+    return chosen.rows(group, (yield from choose_bits(keys, np.concatenate([NO_BITS, *new]))))
+
+
+def _bits(codes: CodeArray, column: int, n_codes: Integers) -> Mask:
+    """Return which rows are in each cell of a column but the last, one cell after the other."""
+    found: Mask = (codes[:, column] == np.arange(n_codes[column] - 1)[:, None]).reshape(-1)
+    return found
 
 
 def _trees(message: pb.ChainBankTrees, number: int, d: int, bank: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -246,38 +278,63 @@ def _cells(bank: str, histogram: HistogramCodes, n_vectors: int) -> Protocol[Wor
     return cells
 
 
-def _add_own(cells: Words, values: Words, codes: CodeArray, n_codes: Integers, columns: tuple[int, ...]) -> None:
-    """Add the sums of this party's own values (V, n) by cell of some columns to the first V rows of `cells`."""
-    chosen, at = list(columns), offsets(n_codes)
-    sums = shares.cell_sums(np.ascontiguousarray(codes[:, chosen]), n_codes[chosen], values)
-    places = np.concatenate([np.arange(at[j], at[j + 1]) for j in chosen])
-    cells[: len(values), places] = shares.add(cells[: len(values), places], sums)
-
-
 # --- both ------------------------------------------------------------------------------------------------------------
+
+
+class _Chosen:
+    """Rows of the oblivious transfers of a holder's cells, at either party: one bit a row and cell but the last.
+
+    A coded column is in several trees, and its bits are chosen when it is first grown on; both parties keep the same
+    columns, as many as memory allows, and choose the others anew. A row serves any number of products, each hashed
+    under another key (`crypto/bit_product.py`).
+    """
+
+    def __init__(self, n_codes: Integers, n_rows: int) -> None:
+        self.n_codes, self._bits = n_codes, (n_codes - 1) * n_rows
+        self._lasting = np.cumsum(self._bits) <= _BITS_KEPT
+        self._rows: dict[int, Words] = {}
+
+    def groups(self, columns: Sequence[int]) -> Iterator[list[int]]:
+        """Divide columns into groups whose bits fit one message; larger ones stand alone."""
+        group, size = list[int](), 0
+        for column in columns:
+            bits = int(self._bits[column])
+            if group and size + bits > PIECE:
+                yield group
+                group, size = [], 0
+            group.append(column)
+            size += bits
+        yield group
+
+    def new(self, group: list[int]) -> list[int]:
+        """Return the columns of a group whose bits are to be chosen."""
+        return [column for column in group if column not in self._rows]
+
+    def new_bits(self, group: list[int]) -> int:
+        """Return how many bits that is."""
+        return int(self._bits[self.new(group)].sum())
+
+    def rows(self, group: list[int], rows: Words) -> Words:
+        """Return the rows of a group's columns, side by side; `rows` are those of the new ones."""
+        new = self.new(group)
+        found = dict(zip(new, np.split(rows, np.cumsum(self._bits[new])[:-1]), strict=False))
+        # a copy, since a part would hold on to the whole
+        self._rows |= {column: part.copy() for column, part in found.items() if self._lasting[column]}
+        parts = [found[column] if column in found else self._rows[column] for column in group]
+        return np.concatenate([rows[:0], *parts]) if len(parts) != 1 else parts[0]
 
 
 def leaf_shares(cells: Words, columns: Sequence[int], cut_of: Sequence[int], n_codes: Integers) -> Words:
     """Return shares of the leaf sums of trees, one after the other: of r, then of W, by the answer no, then yes.
 
-    cells : (2 CUTS + 2, cells) sums of r; of r by each cut where the answer is yes; of W by cut likewise; of W.
+    cells : (2 CUTS + 2, cells of each column once) sums of r; of r by each cut where the answer is yes; of W by cut
+        likewise; of W.
     """
-    at, parts = offsets(n_codes), []
+    distinct = list(dict.fromkeys(columns))
+    at, parts = offsets(n_codes[distinct]), []
     for column, cut in zip(columns, cut_of, strict=True):
-        of = slice(int(at[column]), int(at[column + 1]))
+        place = distinct.index(column)
+        of = slice(int(at[place]), int(at[place + 1]))
         for whole, yes in ((cells[0, of], cells[1 + cut, of]), (cells[-1, of], cells[1 + CUTS + cut, of])):
             parts += [subtract(whole, yes), yes]
     return np.concatenate(parts)
-
-
-def _groups(columns: Sequence[int], n_codes: Integers, n_rows: int) -> Iterator[list[int]]:
-    """Divide columns into groups whose cells times rows fit one call."""
-    group, size = list[int](), 0
-    for column in columns:
-        bits = (int(n_codes[column]) - 1) * n_rows
-        if group and size + bits > _BITS_AT_ONCE:
-            yield group
-            group, size = [], 0
-        group.append(column)
-        size += bits
-    yield group

@@ -50,6 +50,7 @@ from veilscore.wire.protocol import (
     Protocol,
     Send,
     Session,
+    interleave,
     pack_fields,
     receive,
     receive_parts,
@@ -199,14 +200,18 @@ def bank_fit(
     weight : (n_train,) W of the training rows.
     charges : of "gradient" and "moments", for the deviations of their noise.
     """
-    result = {}
-    for done, holder in enumerate(session.holders, start=1):
-        side = _BankFit(session, holder, made[holder], weight)
-        yield from side.start(gradient_bits(weight.size))
-        products = yield from side.products()
-        result[holder] = yield from side.open(own[holder], products, charges)
-        yield Progress("gradient and moments", done, len(session.holders))
-    return result
+    return interleave({h: _bank_fit(session, h, made[h], own[h], weight, charges) for h in session.holders})
+
+
+def _bank_fit(
+    session: Session, holder: str, made: Tables, own: Words, weight: Vector, charges: Mapping[str, Charge]
+) -> Protocol[HolderSums]:
+    side = _BankFit(session, holder, made, weight)
+    yield from side.start(gradient_bits(weight.size))
+    products = yield from side.products()
+    found = yield from side.open(own, products, charges)
+    yield Progress("gradient and moments", 1 + session.holders.index(holder), len(session.holders))
+    return found
 
 
 class _BankFit:

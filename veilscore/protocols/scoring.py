@@ -6,9 +6,10 @@ answers, the zero-shares and the opening of the total, or of its step or band al
 Source   : Design page, sections 3 and 8.
 Parties  : The bank has points of every cell, the holders have codes, the coordinator adds masked partials.
 Messages : BatchBankRound0 (to the coordinator), BatchBankRound1 -> BatchHolderRound1 (accepts, which firms it does not
-           know if its policy says so), BatchHolderKey (holder to holder), BatchHolderHints -> BatchBankQuery ->
-           BatchHolderPartial (to the coordinator) -> BatchCoordinatorTotal (to the bank). For steps and bands the
-           coordinator has no part: BandHolderPartial (to the lead), then the messages of `banding`.
+           know if its policy says so), BatchHolderKey (holder to holder), BatchBankQuery (cells) -> BatchHolderHints ->
+           BatchBankQuery (the rest), BatchHolderPartial (to the coordinator) -> BatchCoordinatorTotal (to the bank).
+           For steps and bands the coordinator has no part: BandHolderPartial (to the lead), then the messages of
+           `banding`.
 Reveals  : The bank learns the step or the band of each firm's total, or by agreement the total points (with one holder
            that is the holder's part). A holder learns which of the aligned rows are scored, by which model hash, the
            cut-offs, and whether the bank's inputs are those of an earlier batch. The coordinator learns the number of
@@ -32,10 +33,11 @@ from veilscore.arrays import CodeArray, Integers, Mask, Words
 from veilscore.crypto import shares
 from veilscore.crypto.zero_share import PairwiseKey, pairwise_key, share_context, zero_share
 from veilscore.errors import MessageError, ProtocolError, RefusedError
-from veilscore.lattice.lookup import LookupCodes, LookupQuery, LookupTable
+from veilscore.lattice.lookup import LookupCodes, LookupTable
 from veilscore.models.counts import offsets
 from veilscore.models.loss import TURN
 from veilscore.protocols.banding import MAX_LIMITS, bank_bands, lead_bands
+from veilscore.protocols.blocks import WORKERS
 from veilscore.terms.bands import Bands
 from veilscore.v1 import score_pb2 as pb
 from veilscore.wire.protocol import (
@@ -43,6 +45,7 @@ from veilscore.wire.protocol import (
     Protocol,
     Send,
     Session,
+    fields_bytes,
     pack_fields,
     receive,
     receive_parts,
@@ -146,15 +149,35 @@ def bank_shares(
 
 def bank_points_share(session: Session, own_points: Integers, parts: Mapping[str, HolderPart]) -> Protocol[Integers]:
     """Return the bank's share (n_scored,) of totals, not reduced, with the points of these holders' cells looked up."""
-    total = own_points.astype(np.int64).copy()
-    for done, (holder, part) in enumerate(parts.items(), start=1):
-        table = LookupTable(total.size, part.n_codes, session.label("score", holder, session.bank), opened=True)
-        table.add_hints((yield from receive_parts(holder, pb.BatchHolderHints, table.hint_bytes)))
-        query, share = table.query(part.points % TURN)
-        yield from send_parts(holder, pb.BatchBankQuery, pack_fields(query.cells, query.alpha, query.beta))
-        total += share.astype(np.int64)
+    total, tables = own_points.astype(np.int64).copy(), {}
+    for holder, part in parts.items():
+        label = session.label("score", holder, session.bank)
+        tables[holder] = LookupTable(total.size, part.n_codes, label, opened=True)
+        yield from begin_lookup(tables[holder], holder, part.points % TURN)
+    for done, (holder, table) in enumerate(tables.items(), start=1):
+        total += yield from finish_lookup(table, holder)
         yield Progress("points under encryption", done, len(parts))
     return total
+
+
+def begin_lookup(table: LookupTable, holder: str, theta: Integers) -> Protocol[None]:
+    """Bank: send the table's cells before the hints come, so that the holder goes through its rows once."""
+    yield from send_parts(holder, pb.BatchBankQuery, pack_fields(*table.begin(theta)))
+
+
+def finish_lookup(table: LookupTable, holder: str) -> Protocol[Integers]:
+    """Bank: take the hints, send the rest of the query, and return its share (n_scored,) of the sums."""
+    table.add_hints((yield from receive_parts(holder, pb.BatchHolderHints, table.hint_bytes)))
+    beta, share = table.finish()
+    yield from send_parts(holder, pb.BatchBankQuery, beta)
+    return share.astype(np.int64)
+
+
+def answer_lookup(bank: str, lookup: LookupCodes) -> Protocol[Words]:
+    """Holder: answer `begin_lookup` and `finish_lookup`; return its share (n_scored,) of the sums."""
+    data = yield from receive_parts(bank, pb.BatchBankQuery, fields_bytes(*lookup.begin_bytes))
+    yield from send_parts(bank, pb.BatchHolderHints, lookup.begin(*unpack_fields(data, 2)))
+    return lookup.finish((yield from receive_parts(bank, pb.BatchBankQuery, lookup.finish_bytes)))
 
 
 def ask_holders(
@@ -264,10 +287,8 @@ def holder_score(session: Session, coordinator: str, request: BatchRequest, answ
 
 def points_share(session: Session, codes: CodeArray, n_codes: Integers) -> Protocol[Words]:
     """Holder: return its share (n_scored,) of the points of its own cells, modulo TURN."""
-    lookup = LookupCodes(codes, n_codes, session.label("score", session.party, session.bank), opened=True)
-    yield from send_parts(session.bank, pb.BatchHolderHints, b"".join(lookup.hint_chunks()))
-    data = yield from receive_parts(session.bank, pb.BatchBankQuery, lookup.fields_bytes)
-    return lookup.evaluate(LookupQuery(*unpack_fields(data, 3)))
+    label = session.label("score", session.party, session.bank)
+    return (yield from answer_lookup(session.bank, LookupCodes(codes, n_codes, label, opened=True, workers=WORKERS)))
 
 
 def accept(session: Session, request: BatchRequest, answer: HolderAnswer) -> Protocol[dict[str, PairwiseKey]]:

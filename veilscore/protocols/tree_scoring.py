@@ -4,10 +4,10 @@ Source   : Design page, sections 2, 3, 6 and 8; docs/protocols/lattice.md, secti
 Parties  : The bank has leaf points and its codes, the holders have codes and their splits, the coordinator adds masked
            partials.
 Messages : As in `veilscore.protocols.scoring`; between request and partial, for each holder: for trees on its columns
-           alone BatchHolderHints -> BatchBankQuery, a lookup by the row's leaf in each tree; for the others
-           BatchBankKey, then block by block of 8192 rows BatchBankFactors -> BatchHolderReply, a product of the bank's
-           factors c with the holder's indicators e (`veilscore.models.trees`). Trees on the bank's columns alone need
-           no message. Steps, bands and totals are opened as there.
+           alone BatchBankQuery -> BatchHolderHints -> BatchBankQuery, a lookup by the row's leaf in each tree; for the
+           others BatchBankKey, then block by block of 8192 rows BatchBankFactors -> BatchHolderReply, a product of the
+           bank's factors c with the holder's indicators e (`veilscore.models.trees`). Trees on the bank's columns alone
+           need no message. Steps, bands and totals are opened as there.
 Reveals  : What `veilscore.protocols.scoring` reveals. A holder knows its splits and the shape of its trees from
            training.
 Assumes  : Ring-LWE is hard; the bank and the coordinator do not collude with all holders but one.
@@ -41,14 +41,17 @@ from veilscore.protocols.scoring import (
     HolderAnswer,
     HolderPart,
     accept,
+    answer_lookup,
     ask_holders,
+    begin_lookup,
     check_possible,
+    finish_lookup,
     receive_total,
     release_share,
 )
 from veilscore.terms.bands import Bands
 from veilscore.v1 import score_pb2 as pb
-from veilscore.wire.protocol import Progress, Protocol, Send, Session, receive, receive_parts, send_parts
+from veilscore.wire.protocol import Progress, Protocol, Send, Session, receive
 
 Units = Integers
 GROUP = 64  # vectors of one message: 8 MB at a full block
@@ -70,7 +73,7 @@ def forms(trees: Sequence[Tree], n_rows: int) -> Forms:
     n_bits = sum(len(trees[i].splits) for i in own)
     full, rest = divmod(n_rows, N)
     products = full * n_bits + (n_folded(n_bits, rest) if rest and n_bits else 0)
-    lookups = n_cells + 1 + 2 * -(-n_rows // LOOKUP_TREES.N)
+    lookups = n_cells - len(own) + 1 + 2 * -(-n_rows // LOOKUP_TREES.N)  # one leaf of each tree is left out
     if n_cells > MAX_CELLS or products * element_bytes(PRODUCT_OPEN) < lookups * element_bytes(LOOKUP_TREES):
         return Forms((), tuple(sorted(own + both)))
     return Forms(own, both)
@@ -187,11 +190,9 @@ class _BankTrees:
         n_codes = np.array([self._parts[i].n_leaves for i in chosen], dtype=np.int64)
         label = session.label("score trees", self._holder, session.bank)
         table = LookupTable(n_rows, n_codes, label, params=LOOKUP_TREES)
-        table.add_hints((yield from receive_parts(self._holder, pb.BatchHolderHints, table.hint_bytes)))
         points = np.concatenate(self._model.points_of(self._holder, chosen)).astype(np.int64)
-        query, share = table.query(points % SCORE_T)
-        yield from send_parts(self._holder, pb.BatchBankQuery, query.pack())
-        return share.astype(np.int64)
+        yield from begin_lookup(table, self._holder, points % SCORE_T)
+        return (yield from finish_lookup(table, self._holder))
 
     def multiply(self, session: Session, codes: CodeArray) -> Protocol[Units]:
         """Return the bank's share of the other trees, (n_rows,), block by block."""
@@ -277,9 +278,7 @@ def _holder_look_up(session: Session, codes: CodeArray, n_codes: Integers, trees
     label = session.label("score trees", session.party, session.bank)
     lookup = LookupCodes(leaves, n_leaves, label, params=LOOKUP_TREES, workers=WORKERS)
     del leaves
-    yield from send_parts(session.bank, pb.BatchHolderHints, b"".join(lookup.hint_chunks()))
-    data = yield from receive_parts(session.bank, pb.BatchBankQuery, lookup.query_bytes)
-    return lookup.evaluate_bytes(data)
+    return (yield from answer_lookup(session.bank, lookup))
 
 
 def _holder_multiply(session: Session, codes: CodeArray, n_codes: Integers, trees: Sequence[Tree]) -> Protocol[Words]:

@@ -76,7 +76,7 @@ def _cost(p: TrainBoosting, sizes: Sizes) -> Cost:
     return costed(trees * (row_bytes * sizes.train + tree_bytes), trees * (row_s * sizes.train + tree_s))
 
 
-_SPLITS = "which nodes split and on whose column; its own splits"
+_SPLITS = "which nodes split and on whose column; its own splits, and the threshold each was refined from"
 
 BOOST = Step(
     kind="boost",

@@ -264,6 +264,11 @@ class TrainBoosting(Training):
         default="paired",
         description="paired: a tree splits on the bank's and one holder's columns; own: on one party's alone",
     )
+    split_search: Literal["coarse", "all"] = Field(
+        default="coarse",
+        description="of exact trees; coarse: seven thresholds of each column are compared, then those around the best; "
+        "all: every threshold, at three times the bytes",
+    )
     disclosure: Disclosure = Field(
         default="private",
         description="private: the bank's own trees, and small random trees on holders' columns from noised, counted "

@@ -12,7 +12,7 @@ reply: the caller's role yields `Call`, the role that is called `Serve` and then
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Coroutine, Generator, Mapping
+from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, overload
 
@@ -222,24 +222,46 @@ def send_parts(to: str, kind: type[Message], data: bytes) -> Generator[Command, 
         yield Send(to, kind(part=part, parts=parts, data=piece))
 
 
+def send_chunks(to: str, kind: type[Message], n_bytes: int, chunks: Iterable[bytes]) -> Generator[Command, Any, None]:
+    """Send what `send_parts` would send of all chunks together, `n_bytes` in all, each part as soon as it is made."""
+    parts, part, waiting = max(1, -(-n_bytes // PART_BYTES)), 0, bytearray()
+    for chunk in chunks:
+        waiting += chunk
+        while len(waiting) > PART_BYTES:
+            yield Send(to, kind(part=part, parts=parts, data=bytes(waiting[:PART_BYTES])))
+            part, waiting = part + 1, waiting[PART_BYTES:]
+    yield Send(to, kind(part=part, parts=parts, data=bytes(waiting)))
+
+
 def receive_parts(sender: str, kind: type[Message], n_bytes: int) -> Generator[Command, Any, bytes]:
     """Receive the `n_bytes` that `send_parts` sent; parts out of order or of any other size raise `MessageError`.
 
     n_bytes : follows from sizes that both parties know before the message comes.
     """
     pieces: list[bytes] = []
-    parts = max(1, -(-n_bytes // PART_BYTES))
-    while len(pieces) < parts:
+    yield from receive_chunks(sender, kind, n_bytes, 1, pieces.append)
+    return b"".join(pieces)
+
+
+def receive_chunks(
+    sender: str, kind: type[Message], n_bytes: int, unit: int, take: Callable[[bytes], None]
+) -> Generator[Command, Any, None]:
+    """Receive as `receive_parts`, and give each part to `take` as it comes, in whole multiples of `unit` bytes."""
+    parts, rest = max(1, -(-n_bytes // PART_BYTES)), b""
+    for part in range(parts):
         message: Any = yield from receive(sender, kind)
-        due = min(PART_BYTES, n_bytes - len(pieces) * PART_BYTES)
-        if (message.part, message.parts, len(message.data)) != (len(pieces), parts, due):
+        due = min(PART_BYTES, n_bytes - part * PART_BYTES)
+        if (message.part, message.parts, len(message.data)) != (part, parts, due):
             raise MessageError(
                 f"{kind.__name__}: part {message.part} of {message.parts} with {len(message.data)} bytes came, due is "
-                f"part {len(pieces)} of {parts} with {due}",
+                f"part {part} of {parts} with {due}",
                 party=sender,
             )
-        pieces.append(message.data)
-    return b"".join(pieces)
+        rest += message.data
+        whole = len(rest) // unit * unit
+        if whole:
+            take(rest[:whole])
+            rest = rest[whole:]
 
 
 def receive_parts_within(sender: str, kind: type[Message], most_bytes: int) -> Generator[Command, Any, bytes]:
