@@ -52,12 +52,14 @@ from veilscore.estimator import BANK, JointModel
 from veilscore.features.build import build_rows
 from veilscore.features.catalogue import Catalogue
 from veilscore.models.curve import sensitivity
+from veilscore.models.stability import EXPECTED, load_expected
 from veilscore.node.local import run_on_tables
 from veilscore.terms.settings import parse, parse_yaml
 from veilscore.terms.sizing import SizeDecision
 
 BUDGETS = (0.20, 0.10, 0.05, 0.02)
 BOUND = 0.9
+EXACT = {"disclosure": "exact", "holdout_fraction": 0.0}  # of few firms, whose hold-out would have too few bads
 SIZING_NOISE = sensitivity() / SizeDecision.model_fields["mu"].default  # of the counts of a job of task size_decision
 FIRMS, SEED = 20_000, 11
 # few firms fall overdue, so that small trees, and slow ones, learn most
@@ -128,18 +130,26 @@ class Trial:
                 f"{found.lead_months:.1f} months, good firms disturbed {found.disturbed:.0%}; {', '.join(rest)}",
                 flush=True,
             )
-        cutoffs = alarm_cutoffs(model._ready().home / BANK / "models" / model.name, BUDGETS)  # noqa: SLF001
-        met = ", ".join(f"{s:.0%}: {np.mean(score < c):.1%}" for s, c in zip(BUDGETS, cutoffs, strict=True))
-        print(f"  {name:<6} budgets that cut-offs of the hold-out meet later, by those meant: {met}", flush=True)
-        met = ", ".join(
-            f"{s:.0%}: {m:.1%}" for s, m in zip(BUDGETS, followed(score, self.rows.days, cutoffs), strict=True)
-        )
-        print(f"  {name:<6} budgets met by cut-offs that follow the month before, by those meant: {met}", flush=True)
+        self._show_cutoffs(name, model, score)
         reach = {n: budget_for(r, self.rows, self.overdue, self.months, 0.9) for n, r in self.others.items()}
         own = budget_for(-score, self.rows, self.overdue, self.months, 0.9)
         text = ", ".join(f"{other} {value:.0%}" for other, value in reach.items())
         print(f"  {name:<6} 90 % of the firms overdue are reached with a budget of {own:.0%}; {text}", flush=True)
         return against, own
+
+    def _show_cutoffs(self, name: str, model: JointModel, score: np.ndarray) -> None:
+        """Print which budgets the cut-offs of the hold-out meet, and those that follow; nothing without a hold-out."""
+        filed = model._ready().home / BANK / "models" / model.name  # noqa: SLF001
+        if load_expected(filed / EXPECTED) is None:
+            return
+        cutoffs = alarm_cutoffs(filed, BUDGETS)
+        shares = {
+            "that cut-offs of the hold-out meet later": [float(np.mean(score < cutoff)) for cutoff in cutoffs],
+            "met by cut-offs that follow the month before": followed(score, self.rows.days, cutoffs).tolist(),
+        }
+        for what, met in shares.items():
+            text = ", ".join(f"{meant:.0%}: {one:.1%}" for meant, one in zip(BUDGETS, met, strict=True))
+            print(f"  {name:<6} budgets {what}, by those meant: {text}", flush=True)
 
 
 # --- simulated life ---------------------------------------------------------------------------------------------------
@@ -321,7 +331,7 @@ def us(_folder: Path, _n_firms: int) -> tuple[dict[float, float], dict[str, Any]
     fell = np.array([f"{one + 1}-06-30" for one in year[bad == 1].tolist()], "datetime64[D]")
     never_cured = np.full(fell.size, np.datetime64("9999-12-31"))
     overdue = OverdueFirms(firms[bad == 1], fell, fell, never_cured)
-    usual = {"rows": "firm_dates", "rows_per_firm": 16, "id_normaliser": "text", "disclosure": "exact"}
+    usual = {"rows": "firm_dates", "rows_per_firm": 16, "id_normaliser": "text", **EXACT}
     models = {
         "card": JointScorecard(name="card", firm_weight="shared", **usual),
         "trees": JointBoosting(name="trees", n_estimators=15, max_depth=3, **usual),
@@ -343,7 +353,7 @@ def vat(folder: Path, _n_firms: int) -> tuple[dict[float, float], dict[str, Any]
         first.setdefault(firm, day)
     fell = (np.array(list(first.values())).astype("datetime64[M]") + 6).astype("datetime64[D]")
     overdue = OverdueFirms(np.array(list(first)), fell, fell, np.full(fell.size, np.datetime64("9999-12-31")))
-    usual = {"rows": "firm_dates", "rows_per_firm": 12, "id_normaliser": "text", "disclosure": "exact"}
+    usual = {"rows": "firm_dates", "rows_per_firm": 12, "id_normaliser": "text", **EXACT}
     models = {"card": JointScorecard(name="card", firm_weight="shared", max_bin=8, **usual)}
     print(f"  {train.sum():,} firm-months of {len(set(firms[train]))} firms train, {test.sum():,} are watched")
     return {}, real(tables, bad, train, test, overdue, 6, models)
