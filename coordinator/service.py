@@ -18,7 +18,8 @@ from veilscore.errors import ConfigError, EvidenceError, RefusedError
 from veilscore.evidence.console_acts import serve_console_calls
 from veilscore.evidence.exchange import CrossSigning
 from veilscore.evidence.head_watch import HeadWatch
-from veilscore.evidence.recorder import FOLDER, EvidenceRecorder
+from veilscore.evidence.log import FOLDER
+from veilscore.evidence.recorder import EvidenceRecorder
 from veilscore.fabric.fabric import Fabric
 from veilscore.fabric.key_watch import KeyWatch
 from veilscore.fabric.step_run import StepRun, parse_session_id, session_id

@@ -90,10 +90,8 @@ class MemoryHolder:
             find=self.find,
             take_spare=self.spares.take,
             pool=lambda bank, pool_id: self.pools.get((bank, pool_id)),
-            admit=self.admit,
-            log=self.logged.append,
             opened=self.kept.get,
-            keep=lambda key, sha256, opened: self.kept.setdefault(key, (sha256, opened))[1],
+            write_down=self.write_down,
         )
 
     async def answer(self, sender, request):
@@ -139,6 +137,11 @@ class MemoryHolder:
     async def n_cells(self, _bank, _asked):
         return self.cells.size
 
+    async def write_down(self, opening):
+        self.admit(opening.passed)
+        self.logged += opening.logged
+        return self.kept.setdefault(opening.key, (opening.request, opening.data))[1]
+
     def admit(self, _passed):
         self.admitted += 1
 
@@ -174,7 +177,7 @@ class MemoryBank:
     def drop_pool(self, pool):
         del self.pools[pool.opening.holder]
 
-    def make_spare(self, holder):
+    def make_spare(self, holder, _lost=None):
         side = self.sides[holder]
         return bank_spare(self, side, side.cells.size, f"spare{next(self._numbers)}")
 

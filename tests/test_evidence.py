@@ -45,8 +45,8 @@ from veilscore.evidence.heads import Countersignature, check_successor
 from veilscore.evidence.kept_receipts import score_receipt
 from veilscore.evidence.log import scan
 from veilscore.evidence.merkle import EMPTY_ROOT, MerkleTree, check_consistency, check_inclusion, leaf_hash, node_hash
+from veilscore.evidence.online_receipts import online_receipt
 from veilscore.evidence.receipt import JobStatement, traffic_of
-from veilscore.evidence.recorder import online_receipt
 from veilscore.evidence.verify import heads_in, verify_log, verify_receipt
 from veilscore.models.filed import load_model
 from veilscore.terms.federation import load_federation

@@ -68,7 +68,7 @@ class DecisionBank(MemoryBank):
             on_missing=on_missing, purpose="proactive",
         )  # fmt: skip
         request = BankRequest(
-            ask=ask, sides={}, decision=self.asked, limit_s=10.0, take_spare=lambda _: None, make_spare=lambda _: None,
+            ask=ask, sides={}, decision=self.asked, limit_s=10.0, take_spare=lambda _: None, make_spare=lambda *_: None,
             pool=self.pool, drop_pool=self.drop_pool, opened_before=lambda _: self.before,
             note=lambda part, sent: self.opens.update({part.holder: sent}),
         )  # fmt: skip
@@ -120,7 +120,7 @@ class Case:
 
     run = ScoreCase.run
 
-    def _make_one(self, holder, measure):
+    def _make_one(self, holder, measure, _lost=None):
         return self.bank.make_one(holder, measure)
 
     @property

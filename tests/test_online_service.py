@@ -31,7 +31,8 @@ from veilscore.errors import (
 from veilscore.evidence import online_archive
 from veilscore.evidence.documents import load_keys
 from veilscore.evidence.log import scan
-from veilscore.evidence.recorder import EvidenceRecorder, online_receipt
+from veilscore.evidence.online_receipts import online_receipt
+from veilscore.evidence.recorder import EvidenceRecorder
 from veilscore.evidence.verify import verify_log, verify_receipt
 from veilscore.fabric.fabric import Fabric
 from veilscore.files.journal import Journal
@@ -174,7 +175,7 @@ def test_retry_gets_the_same_response_also_after_a_restart(trained, homes):
     assert firm.encode() not in (homes / "tax" / "state" / "online.db").read_bytes()
 
 
-async def nothing(*_):
+def nothing(*_):
     """What a crash came before."""
 
 
@@ -224,7 +225,7 @@ def test_an_opening_is_kept_for_the_audit_though_its_receipt_fails(trained, home
 
     async def scenario():
         with monkeypatch.context() as patch:
-            patch.setattr(EvidenceRecorder, "keep_receipt", full)
+            patch.setattr(EvidenceRecorder, "keep_receipts", full)
             async with scoring(homes) as command:
                 return await score(command, "a", trained.known[0])
 
@@ -480,11 +481,11 @@ def test_spares_give_the_same_scores(trained, homes, monkeypatch):
             async with scoring(homes, "tax", "registry"):
                 first = await score(command, "first", trained.known[0])
                 assert (len(used), len(at_once)) == (2, 2)  # there is no stock before a model is asked for
-                await stocked(6)
+                await stocked(2 + 6)
                 # other firms than the first: a repeat is answered without its spare, which goes back
                 several = await asyncio.gather(*(score(command, f, f) for f in trained.known[1:6]))
                 counts = len(used), len(at_once)
-                await stocked(12)
+                await stocked(2 + 6 + 4 + 6)
                 again = await score(command, "again", trained.known[0])
                 assert (len(used), len(at_once)) == counts
             async with scoring(homes, "tax", "registry"):  # restarted: their halves of the spares are gone
@@ -671,7 +672,7 @@ def test_journal_keeps_the_first_answer(tmp_path):
     journal = Journal(path)
     assert journal.get("a") == (b"d", b"one")
     assert journal.unfinished() == [("b", b"two", b"to do")]
-    journal.finished("b")
+    journal.finished(["b"])
     assert journal.unfinished() == []
     journal.keep("c", b"d", b"old", b"to do")
     journal.close()

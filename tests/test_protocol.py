@@ -17,6 +17,7 @@ from veilscore.errors import IdError, MessageError, PeerError, ProtocolError, Ve
 from veilscore.v1 import align_pb2, scorecard_pb2, wire_pb2
 from veilscore.wire import protocol
 from veilscore.wire.driver import run
+from veilscore.wire.inbox import SENT_AHEAD
 from veilscore.wire.memory import MemoryNetwork, simulate
 from veilscore.wire.protocol import (
     Checkpoint,
@@ -28,8 +29,10 @@ from veilscore.wire.protocol import (
     encode,
     pack_fields,
     receive,
+    receive_chunks,
     receive_parts,
     receive_parts_within,
+    send_chunks,
     send_parts,
     unpack_fields,
 )
@@ -91,6 +94,18 @@ def carry(messages, n_bytes, receive=receive_parts):
     except StopIteration as stop:
         return stop.value
     raise AssertionError("still waits for more")
+
+
+@given(st.lists(st.binary(min_size=3, max_size=3), min_size=1, max_size=30), st.integers(1, 40))
+def test_chunks_are_the_same_parts_and_are_taken_whole_as_they_come(chunks, part_bytes):
+    data, taken = b"".join(chunks), []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(protocol, "PART_BYTES", part_bytes)
+        sent = [command.message for command in send_chunks("bank", PART, len(data), iter(chunks))]
+        assert sent == [command.message for command in send_parts("bank", PART, data)]
+        carry(sent, len(data), lambda *of: receive_chunks(*of, 3, taken.append))
+    assert b"".join(taken) == data
+    assert all(one and len(one) % 3 == 0 for one in taken)
 
 
 @given(st.binary(max_size=100), st.integers(1, 40))
@@ -393,7 +408,7 @@ def test_a_role_computes_on_while_messages_are_delivered_in_order():
         task = asyncio.create_task(drive(role, channel, progress=lambda _: told.set()))
         await told.wait()
         assert channel.arrived == []
-        assert len(channel.begun) == 1  # one at a time for each recipient
+        assert channel.begun == [encode(PING(n_ids=number)) for number in range(3)]  # side by side, in order
         assert not task.done()
         channel.gate.set()
         await task
@@ -407,7 +422,7 @@ def test_few_messages_are_under_way_at_once():
         channel, transcript = SlowChannel(), Transcript()
         task = asyncio.create_task(drive(numbered(20), channel, transcript=transcript))
         await asyncio.sleep(0.3)
-        assert len(transcript.entries) <= 7  # one being sent, four waiting, one held, one made
+        assert len(transcript.entries) <= SENT_AHEAD + 2  # one held, one made
         channel.gate.set()
         await task
         assert len(channel.arrived) == 20

@@ -12,6 +12,7 @@ from veilscore.evidence.documents import load_keys
 from veilscore.evidence.witness import Witnesses
 from veilscore.online import stock as online_stock
 from veilscore.online.stock import BankSpares
+from veilscore.protocols import online_spares
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,8 +69,10 @@ async def stocked(n: int) -> None:
 
 
 def counted(monkeypatch, spares: int) -> None:
-    """Bound the stock of spares, and count what is made; 0: none are made."""
+    """Bound the stock of spares, and count what is made; 0: none are made but one for each request."""
     made.clear()
+    if not spares:
+        monkeypatch.setattr(online_spares, "MOST_SPARES", 1)
     add = BankSpares.add
     monkeypatch.setattr(BankSpares, "add", lambda *arguments: made.append(1) or add(*arguments))
     monkeypatch.setattr(online_stock, "SPARES", spares)

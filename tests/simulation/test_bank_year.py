@@ -18,8 +18,8 @@ from party_bank.book import Book
 from party_bank.book_check import check_book
 from party_bank.book_tables import APPLICATIONS, CONTRACTS, DECISIONS, OFFERS
 from veilscore.cli.evidence import public_keys
-from veilscore.evidence.log import LOG_FILE
-from veilscore.evidence.recorder import FOLDER, online_receipt
+from veilscore.evidence.log import FOLDER, LOG_FILE
+from veilscore.evidence.online_receipts import online_receipt
 from veilscore.evidence.verify import verify_log, verify_receipt
 from veilscore.release.ledger import BATCH, LEDGER, ONLINE, ReleaseLedger
 

@@ -16,12 +16,11 @@ from veilscore.cli.homes import HomeOption, find_home
 from veilscore.errors import ConfigError, EvidenceError
 from veilscore.evidence.documents import Keys
 from veilscore.evidence.kept_receipts import kept_id
-from veilscore.evidence.log import LOG_FILE, scan
+from veilscore.evidence.log import FOLDER, LOG_FILE, scan
 from veilscore.evidence.online_archive import DECISIONS, KEYS, MODELS, POOLS
 from veilscore.evidence.online_archive import FOLDER as ONLINE_FOLDER
 from veilscore.evidence.online_opening import PartOpened, PoolRecord, record_of
 from veilscore.evidence.opening import AUDIT, DATASET, read_opening
-from veilscore.evidence.recorder import FOLDER
 from veilscore.evidence.witness import Witnesses
 from veilscore.files.digests import file_digest
 from veilscore.terms.job import JOB_ID

@@ -21,8 +21,8 @@ from veilscore.evidence.documents import AnyKeys, CertificateKeys, Keys, canonic
 from veilscore.evidence.heads import SignedHead
 from veilscore.evidence.job_ledger import Ledger
 from veilscore.evidence.kept_receipts import load_receipt, score_receipt
-from veilscore.evidence.log import LOG_FILE, scan
-from veilscore.evidence.recorder import FOLDER, online_receipt
+from veilscore.evidence.log import FOLDER, LOG_FILE, scan
+from veilscore.evidence.online_receipts import online_receipt
 from veilscore.evidence.usage import usage as counted
 from veilscore.evidence.verify import heads_in, verify_log, verify_receipt
 from veilscore.keys.identity import load_identity

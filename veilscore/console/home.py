@@ -16,8 +16,7 @@ from typing import Any, Generic, TypeVar
 from veilscore.console.store import ConsoleStore
 from veilscore.errors import IdentityError, StateError
 from veilscore.evidence.job_ledger import LedgerEntry, LedgerReader
-from veilscore.evidence.log import LOG_FILE
-from veilscore.evidence.recorder import FOLDER
+from veilscore.evidence.log import FOLDER, LOG_FILE
 from veilscore.keys.door_certificates import ShownCertificate, read_authority
 from veilscore.terms.federation import Federation, load_federation
 from veilscore.terms.node_config import NodeConfig, load_node_config

@@ -15,8 +15,7 @@ from veilscore.console.page import PAGE_ROWS, Listing, Page, page_of
 from veilscore.errors import EvidenceError, VeilscoreError
 from veilscore.evidence.documents import FederationKeys
 from veilscore.evidence.heads import SignedHead
-from veilscore.evidence.log import LOG_FILE
-from veilscore.evidence.recorder import FOLDER
+from veilscore.evidence.log import FOLDER, LOG_FILE
 from veilscore.evidence.verify import heads_in, verify_log, verify_receipt
 from veilscore.files.store import JobStore
 from veilscore.terms.job import JOB_ID

@@ -17,6 +17,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from veilscore.arrays import Mask
+from veilscore.crypto import aes
+from veilscore.crypto.gate_list import GateList
 from veilscore.crypto.half_gates import AND, CARRIES, CHOICE, evaluate, garble
 from veilscore.crypto.tweaked_hash import Labels, TweakedHash
 from veilscore.errors import MessageError
@@ -135,6 +137,17 @@ class Garbler(_Gates):
         """NOT: the labels change roles."""
         return word ^ self._offset
 
+    def run(self, gates: GateList, theirs: Labels, own: Mask) -> tuple[bytes, Mask]:
+        """Garble one row of a circuit; return its tables, and the bits that decode its output.
+
+        theirs : (n, 1, 2) false labels of the evaluator's word; own : (n, 1) bits of the garbler's.
+        """
+        if not aes.has_aes():
+            word = gates.circuit(self, theirs, self.own(own))
+            return self.tables(), self.decoding(word)
+        table, out = gates.garble(theirs[:, 0], self.own(own)[:, 0], self._offset, self._hash)
+        return table.tobytes(), self.decoding(out)[:, None]
+
     def tables(self) -> bytes:
         """Return the tables made since the last call, in order."""
         data = self._tables[: self._made].tobytes()
@@ -168,6 +181,23 @@ class Evaluator(_Gates):
         if len(data) % GATE_BYTES or len(self._tables):
             raise MessageError(f"{len(data)} bytes of garbled tables do not fit the circuit")
         self._tables = np.frombuffer(data, "<u8").reshape(-1, 4)
+
+    def run(self, gates: GateList, theirs: Labels, tables: bytes, decoding: Mask) -> Mask:
+        """Evaluate one row of a circuit; return the bits (n_outputs, 1) of its output.
+
+        theirs : (n, 1, 2) labels of this side's word; decoding : (n_outputs, 1).
+        Raises MessageError: the tables are not those of the circuit.
+        """
+        if len(tables) != GATE_BYTES * gates.gates:
+            raise MessageError(f"{len(tables)} bytes of garbled tables do not fit the circuit")
+        own = self.own((gates.n_own, 1))
+        if aes.has_aes():
+            table = np.frombuffer(tables, "<u8").reshape(-1, 4)
+            return self.decode(gates.evaluate(theirs[:, 0], own[:, 0], table, self._hash)[:, None], decoding)
+        self.feed(tables)
+        word = gates.circuit(self, theirs, own)
+        self.done()
+        return self.decode(word, decoding)
 
     def done(self) -> None:
         """Refuse tables that no gate asked for (`MessageError`)."""

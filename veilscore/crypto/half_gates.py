@@ -80,6 +80,31 @@ def _mask(word: Any) -> Any:
     return np.uint64(0) - (word & np.uint64(1))
 
 
+@inlined
+def garbled_gate(a0: Any, a1: Any, b0: Any, b1: Any, o0: Any, o1: Any, tweak: Any, schedule: Any) -> Any:
+    """Half gates of false labels a and b under the offset o: the garbler's half, the evaluator's, the false output."""
+    ha0, ha1 = hash_label(a0, a1, tweak, schedule)
+    ga0, ga1 = hash_label(a0 ^ o0, a1 ^ o1, tweak, schedule)
+    hb0, hb1 = hash_label(b0, b1, tweak + np.uint64(1), schedule)
+    gb0, gb1 = hash_label(b0 ^ o0, b1 ^ o1, tweak + np.uint64(1), schedule)
+    pa, pb = _mask(a0), _mask(b0)
+    g0, g1 = ha0 ^ ga0 ^ (pb & o0), ha1 ^ ga1 ^ (pb & o1)
+    e0, e1 = hb0 ^ gb0 ^ a0, hb1 ^ gb1 ^ a1
+    c0, c1 = ha0 ^ (pa & g0) ^ hb0 ^ (pb & (e0 ^ a0)), ha1 ^ (pa & g1) ^ hb1 ^ (pb & (e1 ^ a1))
+    return g0, g1, e0, e1, c0, c1
+
+
+@inlined
+def evaluated_gate(
+    a0: Any, a1: Any, b0: Any, b1: Any, t0: Any, t1: Any, t2: Any, t3: Any, tweak: Any, schedule: Any
+) -> Any:
+    """Label of the output from labels a and b and the table's row t."""
+    ha0, ha1 = hash_label(a0, a1, tweak, schedule)
+    hb0, hb1 = hash_label(b0, b1, tweak + np.uint64(1), schedule)
+    pa, pb = _mask(a0), _mask(b0)
+    return ha0 ^ (pa & t0) ^ hb0 ^ (pb & (t2 ^ a0)), ha1 ^ (pa & t1) ^ hb1 ^ (pb & (t3 ^ a1))
+
+
 @kernel(_SIGNATURE.format(writable=""), needs=aes.has_aes, strict=True)
 def _garble(
     kind: Any, left: Any, right: Any, base: Any, offset: Any, tweak: Any, key: Any, out: Any, table: Any
@@ -98,17 +123,10 @@ def _garble(
             a0, a1, b0, b1 = left[bit, i, 0] ^ m0, left[bit, i, 1] ^ m1, right[other, i, 0], right[other, i, 1]
             if kind == CARRIES:
                 b0, b1 = b0 ^ m0, b1 ^ m1
-            ha0, ha1 = hash_label(a0, a1, tweak, schedule)
-            ga0, ga1 = hash_label(a0 ^ o0, a1 ^ o1, tweak, schedule)
-            hb0, hb1 = hash_label(b0, b1, tweak + np.uint64(1), schedule)
-            gb0, gb1 = hash_label(b0 ^ o0, b1 ^ o1, tweak + np.uint64(1), schedule)
+            g0, g1, e0, e1, c0, c1 = garbled_gate(a0, a1, b0, b1, o0, o1, tweak, schedule)
             tweak += np.uint64(2)
-            pa, pb = _mask(a0), _mask(b0)
-            g0, g1 = ha0 ^ ga0 ^ (pb & o0), ha1 ^ ga1 ^ (pb & o1)
-            e0, e1 = hb0 ^ gb0 ^ a0, hb1 ^ gb1 ^ a1
             table[row, 0], table[row, 1], table[row, 2], table[row, 3] = g0, g1, e0, e1
-            out[bit, i, 0] = ha0 ^ (pa & g0) ^ hb0 ^ (pb & (e0 ^ a0)) ^ m0
-            out[bit, i, 1] = ha1 ^ (pa & g1) ^ hb1 ^ (pb & (e1 ^ a1)) ^ m1
+            out[bit, i, 0], out[bit, i, 1] = c0 ^ m0, c1 ^ m1
             row += 1
 
 
@@ -129,12 +147,10 @@ def _evaluate(
             a0, a1, b0, b1 = left[bit, i, 0] ^ m0, left[bit, i, 1] ^ m1, right[other, i, 0], right[other, i, 1]
             if kind == CARRIES:
                 b0, b1 = b0 ^ m0, b1 ^ m1
-            ha0, ha1 = hash_label(a0, a1, tweak, schedule)
-            hb0, hb1 = hash_label(b0, b1, tweak + np.uint64(1), schedule)
+            t0, t1, t2, t3 = table[row, 0], table[row, 1], table[row, 2], table[row, 3]
+            c0, c1 = evaluated_gate(a0, a1, b0, b1, t0, t1, t2, t3, tweak, schedule)
             tweak += np.uint64(2)
-            pa, pb = _mask(a0), _mask(b0)
-            out[bit, i, 0] = ha0 ^ (pa & table[row, 0]) ^ hb0 ^ (pb & (table[row, 2] ^ a0)) ^ m0
-            out[bit, i, 1] = ha1 ^ (pa & table[row, 1]) ^ hb1 ^ (pb & (table[row, 3] ^ a1)) ^ m1
+            out[bit, i, 0], out[bit, i, 1] = c0 ^ m0, c1 ^ m1
             row += 1
 
 

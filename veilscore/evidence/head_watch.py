@@ -25,7 +25,8 @@ import structlog
 from veilscore.errors import EvidenceError, PeerError, StateError, VeilscoreError
 from veilscore.evidence.exchange import MAX_AGE_MS, Offer
 from veilscore.evidence.heads import Countersignature, ForkError, SignedHead, check_successor
-from veilscore.evidence.recorder import FOLDER, EvidenceRecorder
+from veilscore.evidence.log import FOLDER
+from veilscore.evidence.recorder import EvidenceRecorder
 from veilscore.fabric.fabric import Fabric
 from veilscore.files.backup import RESTORED
 from veilscore.files.store import write_atomically

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from veilscore.errors import EvidenceError
 from veilscore.evidence.facts import SCORES_FILE
+from veilscore.evidence.log import FOLDER
 from veilscore.evidence.receipt import JobReceipt, JobStatement, ScoreReceipt, ScoreTree
-from veilscore.evidence.recorder import FOLDER, read_seed
+from veilscore.evidence.recorder import read_seed
 from veilscore.files.store import JobStore
 from veilscore.terms.job import JOB_ID
 

@@ -32,6 +32,7 @@ from veilscore.evidence.heads import SignedHead
 from veilscore.evidence.merkle import MerkleTree, leaf_hash
 from veilscore.files.private import private_folder
 
+FOLDER = "evidence"  # of a home
 LOG_FILE = "log.jsonl"
 MAX_ENTRY_BYTES = 1 << 20
 MAX_BATCH = 100_000

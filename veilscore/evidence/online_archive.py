@@ -93,7 +93,7 @@ class OnlineArchive:
         name = place_of(record.opening.commitment.hex(), spare_id)
         with self._lock:
             self._keep_once(f"{MODELS}/{record.model}.json", save_model)
-            self._write(f"{name}.reply", reply.SerializeToString())
+            self._write(f"{name}.reply", reply.SerializeToString(), whole=False)
             self._write(f"{name}.json", record.to_bytes())
 
     def keep_decision(
@@ -129,10 +129,13 @@ class OnlineArchive:
             _make(path.parent)
             save(path)
 
-    def _write(self, name: str, data: bytes) -> None:
-        """Write a file whole or not at all, as long as the machine runs; no wait for the disk."""
+    def _write(self, name: str, data: bytes, *, whole: bool = True) -> None:
+        """Write a file whole or not at all, as long as the machine runs; no wait for the disk.
+
+        whole : False where another file, written after it, says that it is there.
+        """
         path = self._folder / name
-        part, flags = f"{path}.part", os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        part, flags = f"{path}.part" if whole else str(path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC
         try:
             try:
                 descriptor = os.open(part, flags, 0o600)
@@ -141,7 +144,8 @@ class OnlineArchive:
                 descriptor = os.open(part, flags, 0o600)
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
-            os.replace(part, path)  # noqa: PTH105 - as above
+            if whole:
+                os.replace(part, path)  # noqa: PTH105 - as above
         except OSError as error:
             raise _failed(path, error) from error
         self._size += len(data)

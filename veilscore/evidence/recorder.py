@@ -13,64 +13,43 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import structlog
-from google.protobuf import json_format
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError
 
-from veilscore.errors import EvidenceError, StateError, VeilscoreError
+from veilscore.errors import StateError, VeilscoreError
 from veilscore.evidence.documents import FederationKeys, Signer, canonical, digest
 from veilscore.evidence.facts import facts_of, policy_digest
 from veilscore.evidence.heads import ForkError, SignedHead
 from veilscore.evidence.job_ledger import LedgerEntry
-from veilscore.evidence.log import Log
+from veilscore.evidence.log import FOLDER, Log
 from veilscore.evidence.online_opening import BandOpened, DecisionOpened, OpeningLogged, PartsOpened, ShareOpened
+from veilscore.evidence.online_receipts import ONLINE_FILE, OnlineAsked, Receiptless, as_json
 from veilscore.evidence.receipt import (
-    SALT_BYTES,
     JobReceipt,
     JobStatement,
-    Logged,
-    OnlineReceipt,
     SignedAnswer,
     StepBound,
     StepEntry,
     commitment,
     traffic_of,
 )
-from veilscore.files.journal import Journal
+from veilscore.files.journal import Answer, Journal
 from veilscore.files.store import JobStore, write_atomically
 from veilscore.terms.federation import Federation
 from veilscore.terms.job import JOB_ID, Job
 from veilscore.terms.node_config import NodeConfig
 from veilscore.v1 import control_pb2 as pb
-from veilscore.wire.protocol import Charge, pack_fields, unpack_fields
+from veilscore.wire.protocol import Charge
 from veilscore.wire.transcript import Transcript
 
-FOLDER = "evidence"
-ONLINE_FILE = "online.db"
 _SEED_BYTES = 32
 _SOON_S, _AGAIN_S = 0.01, 1.0  # until a head is signed; if that fails
 # somebody waits for these: their head follows
 _AHEAD = frozenset({"score", ShareOpened.kind, BandOpened.kind, PartsOpened.kind, DecisionOpened.kind})
 _REMEMBERED = {"step", "answer", "job", "state", "mended", "filed", "in_use"}
-
-
-@dataclass(frozen=True, repr=False)
-class OnlineAsked:
-    """The part of a bank's statement on one score that is known before the score is.
-
-    body : the request as canonical JSON; `commitment` is to it, under `salt`.
-    consent : digest of the consent document; empty if none came.
-    """
-
-    request_id: str
-    salt: bytes
-    body: bytes
-    commitment: str
-    consent: str
 
 
 class EvidenceRecorder:
@@ -164,12 +143,16 @@ class EvidenceRecorder:
             named = JOB_ID.fullmatch(entry["job_id"])
             self.in_use[entry.get("model") or (named["name"] if named else "")] = entry["job_id"]
 
+    def _append_ahead(self, entries: Sequence[dict[str, Any]]) -> range:
+        """Log what somebody waits for, in one write, and have its head follow."""
+        places = self.log.append(entries, head_later=self._loop is not None)
+        if self._loop is not None:  # from here, as whoever asked for the entries may have given up and be gone
+            self._loop.call_soon_threadsafe(self._sign_soon)
+        return places
+
     def _append(self, entry: dict[str, Any]) -> int:
         with self._lock:
-            loop = self._loop if entry["kind"] in _AHEAD else None
-            index = self.log.append([entry], head_later=loop is not None)[0]
-            if loop is not None:  # from here, as whoever asked for the entry may have given up and be gone
-                loop.call_soon_threadsafe(self._sign_soon)
+            index = self.log.append([entry])[0]
             if entry["kind"] in _REMEMBERED:
                 self._remember(index, entry["kind"], canonical(entry))
             return index
@@ -278,46 +261,47 @@ class EvidenceRecorder:
             )
             return self._append(statement.model_dump(mode="json"))
 
-    def score_asked(self, request: pb.ScoreRequest) -> OnlineAsked:
-        """Return what the bank's statement on a score will say of the request; it is made while the holders compute."""
-        salt, body = secrets.token_bytes(SALT_BYTES), _as_json(request)
-        consent = digest(request.consent) if request.consent else ""
-        return OnlineAsked(request.request_id, salt, body, commitment(salt, body), consent)
+    def scores_released(self, released: Sequence[tuple[OnlineAsked, dict[str, Any]]]) -> list[bytes]:
+        """Log scores before they leave the bank online, ahead of their head; return what `keep_receipts` takes later.
 
-    def score_released(self, asked: OnlineAsked, response: pb.ScoreResponse, ciphertexts: Mapping[str, str]) -> bytes:
-        """Log a score before it leaves the bank online, and return what `keep_receipt` makes its receipt of later.
+        released : what was asked, and the statement on it.
+        """
+        places = self._append_ahead([statement for _, statement in released])
+        return [asked.left(index) for index, (asked, _) in zip(places, released, strict=True)]
 
-        The `OnlineStatement` is written as plain values, and ahead of its head: a caller waits for it.
+    def statement_of(
+        self, asked: OnlineAsked, response: pb.ScoreResponse, ciphertexts: Mapping[str, str]
+    ) -> dict[str, Any]:
+        """Return the bank's statement on a score, an `OnlineStatement` as plain values: a caller waits for it.
+
         ciphertexts : holder -> SHA-256 of the message that asked it to open its part.
         """
-        statement = {
+        return {
             "kind": "score",
             "party": self.node.name,
             "request": asked.commitment,
-            "output": commitment(asked.salt, _as_json(response)),
+            "output": commitment(asked.salt, as_json(response)),
             "consent": asked.consent,
             "policy": self._policy,
             "model": response.model_sha256.hex(),
             "ciphertexts": dict(ciphertexts),
             "time_ms": self.log.now_ms(),
         }
-        index = self._append(statement)
-        return pack_fields(index.to_bytes(8, "little"), asked.salt, asked.body)
 
-    def keep_receipt(self, request_id: str, response: pb.ScoreResponse, left: bytes) -> None:
-        """Keep at the bank, after a score has left, its receipt, which shows request and response; it may be repeated.
+    def keep_receipts(self, scores: Sequence[Receiptless], failed: Callable[[Exception], None]) -> list[str]:
+        """Keep at the bank, after scores have left, their receipts, which show request and response; may be repeated.
 
-        left : from `score_released`; the log may have been closed and opened since.
-        Raises EvidenceError where the log is another one now.
+        failed : told of what is wrong with a single one, as where the log is another one now.
+        Returns the ids of the requests that have theirs.
         """
-        number, salt, body = unpack_fields(left, 3)
-        logged, output = Logged.of(self.log, int.from_bytes(number, "little")), _as_json(response).decode()
-        receipt = OnlineReceipt(statement=logged, request=body.decode(), output=output, salt=salt.hex())
-        try:
-            receipt.stated()
-        except EvidenceError as error:
-            raise EvidenceError(f"the log is not the one of this score, restore it from backup: {error}") from error
-        self._online.keep(request_id, b"", receipt.to_bytes())
+        head, made = self.log.head, list[Answer]()
+        for score in scores:
+            try:
+                made.append(Answer(score.request_id, b"", score.receipt(self.log, head).to_bytes()))
+            except (VeilscoreError, DecodeError, ValueError) as error:
+                failed(error)
+        kept = self._online.keep_all(made)
+        return [one.key for one, found in zip(made, kept, strict=True) if not isinstance(found, VeilscoreError)]
 
     def _sign_soon(self, after_s: float = _SOON_S) -> None:
         """Let the event loop sign in a moment, once for all, what is logged ahead of its head till then."""
@@ -334,9 +318,10 @@ class EvidenceRecorder:
             structlog.get_logger("veilscore.evidence.recorder").error("log is not signed", message=message)
             self._sign_soon(_AGAIN_S)
 
-    def online_opened(self, opened: OpeningLogged) -> None:
-        """Log at a holder, before its part of a score or the circuit of a band leaves, and ahead of a head."""
-        self._append({**opened.entry(), "policy": self._policy, "time_ms": self.log.now_ms()})
+    def online_opened(self, opened: Sequence[OpeningLogged]) -> None:
+        """Log at a holder, before its parts of scores or the circuits of bands leave, and ahead of a head."""
+        said = {"policy": self._policy, "time_ms": self.log.now_ms()}
+        self._append_ahead([{**one.entry(), **said} for one in opened])
 
     def renew_head(self, older_than_ms: int) -> None:
         """Sign the log anew if its head is older than that, since whoever countersigns looks at the date."""
@@ -407,31 +392,6 @@ class EvidenceRecorder:
         if not self._openings.has(job_id):
             self._openings.save_json(job_id, {"seed": secrets.token_hex(_SEED_BYTES)})
         return read_seed(self._openings, job_id)
-
-
-def _as_json(message: Message) -> bytes:
-    """Return the canonical JSON of a request or response, without the consent document in it."""
-    body = json_format.MessageToDict(message, preserving_proto_field_name=True)
-    body.pop("consent", None)
-    return canonical(body)
-
-
-def online_receipt(home: Path, request_id: str) -> OnlineReceipt:
-    """Return the receipt of a score released online, from the bank's home; EvidenceError if there is none."""
-    path = home / FOLDER / ONLINE_FILE
-    if not path.is_file():
-        raise EvidenceError(f"no scores were released online from {home}")
-    journal = Journal(path)
-    try:
-        kept = journal.get(request_id)
-    finally:
-        journal.close()
-    if kept is None:
-        raise EvidenceError(
-            "no score was released online under this request id, or more than 90 days ago; of a score just released, "
-            "the receipt is made in a moment, or when the node starts again"
-        )
-    return OnlineReceipt.parse(kept[1])
 
 
 def read_seed(openings: JobStore, job_id: str) -> bytes:

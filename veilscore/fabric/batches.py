@@ -29,6 +29,7 @@ MOST_CALLS = 256  # of one stream that are answered at once; a caller with more 
 _MOST_BYTES = MIB  # of one message, unless a single call is larger
 _PIECES = 256  # calls or replies of one message
 
+C = TypeVar("C")  # who calls
 O = TypeVar("O", bound=Message)  # noqa: E741 - one call or one reply
 
 
@@ -164,14 +165,14 @@ class _Stream:
 async def serve(
     receive: Callable[[], Awaitable[bytes | None]],
     write: Callable[[bytes], Awaitable[None]],
-    read: Callable[[bytes], wire_pb2.CallBatch],
-    answer: Callable[[wire_pb2.OneCall], Awaitable[wire_pb2.OneReply]],
+    read: Callable[[bytes], tuple[wire_pb2.CallBatch, C]],
+    answer: Callable[[wire_pb2.OneCall, C], Awaitable[wire_pb2.OneReply]],
 ) -> None:
     """Answer the calls of one stream until it ends; those that run then are given up, as there is no caller any more.
 
     receive, write : of the stream, as of a `BothWays`.
-    read : checks the caller, then parses a message.
-    answer : checks and answers one call; it raises nothing.
+    read : checks the caller, then parses a message; returns who it was besides.
+    answer : checks and answers one call of a caller that was checked; it raises nothing.
     """
 
     async def send(replies: list[wire_pb2.OneReply]) -> None:
@@ -180,10 +181,10 @@ async def serve(
     outgoing: _Outgoing[wire_pb2.OneReply] = _Outgoing(send)
     running: set[asyncio.Task[None]] = set()
 
-    async def one(call: wire_pb2.OneCall) -> None:
+    async def one(call: wire_pb2.OneCall, caller: C) -> None:
         try:
             async with asyncio.timeout(max(call.timeout_s, 0.0)):
-                reply = await answer(call)
+                reply = await answer(call, caller)
         except TimeoutError:
             return  # the caller has given up by itself
         reply.number = call.number
@@ -191,10 +192,11 @@ async def serve(
 
     try:
         while (data := await receive()) is not None:
-            for call in read(data).calls:
+            batch, caller = read(data)
+            for call in batch.calls:
                 while len(running) >= MOST_CALLS:  # what is not read makes the caller wait, not this node's memory
                     await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                task = asyncio.get_running_loop().create_task(one(call))
+                task = asyncio.get_running_loop().create_task(one(call, caller))
                 running.add(task)
                 task.add_done_callback(running.discard)
     finally:

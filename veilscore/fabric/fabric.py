@@ -199,9 +199,12 @@ class Fabric:
 
     def _admit(self, caller: Caller, method: _Method) -> Member:
         peer = self._check_caller(caller, method.roles)
+        self._check_authority(peer, method)
+        return peer
+
+    def _check_authority(self, peer: Member, method: _Method) -> None:
         if self._authorise is not None:
             self._authorise(method.name, peer)
-        return peer
 
     @property
     def methods(self) -> frozenset[str]:
@@ -223,15 +226,17 @@ class Fabric:
     async def _serve_batches(self, caller: Caller) -> None:
         """Answer small calls that come over one stream (batches.py), each checked as one of its own."""
 
-        def read(data: bytes) -> wire_pb2.CallBatch:
-            return parse(wire_pb2.CallBatch, data, self._check_caller(caller, ROLES).name)
+        def read(data: bytes) -> tuple[wire_pb2.CallBatch, Member]:
+            peer = self._check_caller(caller, ROLES)
+            return parse(wire_pb2.CallBatch, data, peer.name), peer
 
-        async def answer(call: wire_pb2.OneCall) -> wire_pb2.OneReply:
+        async def answer(call: wire_pb2.OneCall, peer: Member) -> wire_pb2.OneReply:
             method = self._methods.get(call.method) if call.method in batches.BATCHED else None
             if method is None:
                 return wire_pb2.OneReply(status="UNIMPLEMENTED", text="no such call over this stream")
             try:
-                peer = self._admit(caller, method)
+                self._handshake.check_role(peer, method.roles)  # certificate, dates and version: `read`, just before
+                self._check_authority(peer, method)
                 reply = await method.handler(parse(method.request_type, call.request, peer.name), peer)
                 return wire_pb2.OneReply(reply=reply.SerializeToString())
             except Exception as failure:  # noqa: BLE001 - nothing may reach a peer but the table's errors

@@ -65,12 +65,12 @@ class Caller:
         """Return the PEM of the certificate that TLS has checked, the same as long as the call lasts."""
         return next(iter(self._context.auth_context().get("x509_pem_cert", ())), b"")
 
-    @property
+    @cached_property
     def version(self) -> str:
-        """Return the version of Veilscore that the caller states."""
+        """Return the version of Veilscore that the caller states, for as long as the call lasts."""
         return str(dict(self._context.invocation_metadata() or ()).get(_VERSION_KEY, "no version"))
 
-    @property
+    @cached_property
     def address(self) -> str:
         """Return address and port of the connection."""
         return str(self._context.peer())

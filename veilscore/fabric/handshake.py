@@ -70,9 +70,13 @@ class Handshake:
         key.certificate.check_valid(self.clock())
         peer = self.federation.member(key.certificate.name)
         self._check_version(peer.name, version)
+        self.check_role(peer, roles)
+        return peer
+
+    def check_role(self, peer: Member, roles: Collection[str]) -> None:
+        """Refuse a call that is not for this member's role."""
         if peer.role not in roles:
             raise self._wrong(f"{peer.name} has role {peer.role}; this call is for {', '.join(sorted(roles))}")
-        return peer
 
     def check_callee(self, peer: Member) -> None:
         """Refuse to call while this node's or the peer's certificate is out of date."""

@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
-from veilscore.errors import ProtocolError
+from veilscore.errors import ProtocolError, VeilscoreError
 from veilscore.files.sqlite_file import open_sqlite, told, transaction
 
 _KEEP_S = 90 * 86400.0
+_KEEP = "INSERT OR IGNORE INTO answered VALUES (?, ?, ?, ?)"
 _TABLES = (
     """CREATE TABLE IF NOT EXISTS answered
     (key TEXT PRIMARY KEY, digest BLOB NOT NULL, body BLOB NOT NULL, time_s REAL NOT NULL) WITHOUT ROWID""",
     "CREATE TABLE IF NOT EXISTS unfinished (key TEXT PRIMARY KEY, rest BLOB NOT NULL) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS marks (key TEXT PRIMARY KEY, mark INTEGER NOT NULL) WITHOUT ROWID",
 )
+
+
+@dataclass(frozen=True, repr=False)
+class Answer:
+    """An answer to be kept: see `Journal.keep`."""
+
+    key: str
+    digest: bytes
+    body: bytes
+    rest: bytes = b""
 
 
 class Journal:
@@ -49,16 +62,28 @@ class Journal:
             `finished`.
         Raises ProtocolError where another request was answered under this key.
         """
-        row = (key, digest, body, time.time())
-        with self._told(), self._lock, transaction(self._db) if rest else nullcontext():
-            if self._db.execute("INSERT OR IGNORE INTO answered VALUES (?, ?, ?, ?)", row).rowcount:
-                if rest:
-                    self._db.execute("INSERT OR REPLACE INTO unfinished VALUES (?, ?)", (key, rest))
-                return body
-        kept = self.get(key)
-        if kept is None or kept[0] != digest:
-            raise ProtocolError("another request was answered under this id; use a new request id")
-        return kept[1]
+        (kept,) = self.keep_all([Answer(key, digest, body, rest)])
+        if isinstance(kept, VeilscoreError):
+            raise kept
+        return kept
+
+    def keep_all(self, answers: Sequence[Answer]) -> list[bytes | VeilscoreError]:
+        """Keep several answers as `keep` does, in one write; return for each what counts, or the error."""
+        now_s, new = time.time(), list[bool]()
+        single = len(answers) == 1 and not answers[0].rest
+        with self._told(), self._lock, nullcontext() if single else transaction(self._db):
+            for one in answers:
+                new.append(self._db.execute(_KEEP, (one.key, one.digest, one.body, now_s)).rowcount > 0)
+                if new[-1] and one.rest:
+                    self._db.execute("INSERT OR REPLACE INTO unfinished VALUES (?, ?)", (one.key, one.rest))
+        return [one.body if kept else self._before(one) for one, kept in zip(answers, new, strict=True)]
+
+    def _before(self, answer: Answer) -> bytes | VeilscoreError:
+        """Return what was kept before under the key; the error where that was of another request."""
+        kept = self.get(answer.key)
+        if kept is not None and kept[0] == answer.digest:
+            return kept[1]
+        return ProtocolError("another request was answered under this id; use a new request id")
 
     def unfinished(self) -> list[tuple[str, bytes, bytes]]:
         """Return key, answer and rest of every answer after which something is left to be done."""
@@ -66,10 +91,10 @@ class Journal:
         with self._told(), self._lock:
             return [(key, bytes(body), bytes(rest)) for key, body, rest in self._db.execute(query)]
 
-    def finished(self, key: str) -> None:
-        """Record that nothing is left to be done after an answer."""
-        with self._told(), self._lock:
-            self._db.execute("DELETE FROM unfinished WHERE key = ?", (key,))
+    def finished(self, keys: Sequence[str]) -> None:
+        """Record that nothing is left to be done after some answers."""
+        with self._told(), self._lock, transaction(self._db):
+            self._db.executemany("DELETE FROM unfinished WHERE key = ?", [(key,) for key in keys])
 
     def mark(self, key: str) -> int:
         """Return the mark of a counter, 0 at first; unlike answers marks are kept for ever."""

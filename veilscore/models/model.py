@@ -188,6 +188,9 @@ class Scorecard(ScoreModel):
     def own_units(self, codes: CodeArray) -> Integers:
         """Return base points and the bank's own part of rows (n, d_bank), in units."""
         bank = self.parts[0]
+        if codes.shape[0] == 1:  # of one row numpy's calls would be all there is to it
+            points = [part.points[code] for part, code in zip(bank.columns, codes[0].tolist(), strict=True)]
+            return np.array([self.base_points + sum(points)], np.int64)
         total = np.full(codes.shape[0], self.base_points, np.int64)
         for column, part in enumerate(bank.columns):
             total += np.array(part.points, dtype=np.int64)[codes[:, column]]

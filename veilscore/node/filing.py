@@ -22,7 +22,8 @@ import structlog
 
 from veilscore.errors import JobError, VeilscoreError
 from veilscore.evidence.job_ledger import Ledger, LedgerEntry
-from veilscore.evidence.recorder import FOLDER, EvidenceRecorder
+from veilscore.evidence.log import FOLDER
+from veilscore.evidence.recorder import EvidenceRecorder
 from veilscore.fabric.fabric import Fabric
 from veilscore.fabric.watches import described, for_ever
 from veilscore.files.store import JobStore

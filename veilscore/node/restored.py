@@ -12,8 +12,7 @@ from pathlib import Path
 from veilscore.errors import StateError
 from veilscore.evidence.documents import FederationKeys
 from veilscore.evidence.job_ledger import Ledger
-from veilscore.evidence.log import LOG_FILE, scan
-from veilscore.evidence.recorder import FOLDER
+from veilscore.evidence.log import FOLDER, LOG_FILE, scan
 from veilscore.evidence.verify import heads_in, verify_log
 from veilscore.fabric.process import running_pid
 from veilscore.files.backup import BackupManifest, restore

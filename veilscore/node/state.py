@@ -23,9 +23,9 @@ from veilscore.errors import EvidenceError, StateError, VeilscoreError
 from veilscore.evidence.facts import policy_digest
 from veilscore.evidence.head_watch import BEHIND, read_behind
 from veilscore.evidence.job_ledger import Ledger
-from veilscore.evidence.log import LOG_FILE, Log
+from veilscore.evidence.log import FOLDER, LOG_FILE, Log
 from veilscore.evidence.receipt import JobReceipt
-from veilscore.evidence.recorder import FOLDER, EvidenceRecorder
+from veilscore.evidence.recorder import EvidenceRecorder
 from veilscore.fabric.process import only_one
 from veilscore.files.backup import RESTORED
 from veilscore.files.journal import Journal

@@ -14,24 +14,26 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import structlog
-from google.protobuf.message import DecodeError
 
 from veilscore.arrays import CodeArray
 from veilscore.errors import RefusedError, VeilscoreError
 from veilscore.evidence.job_ledger import Ledger
 from veilscore.evidence.online_archive import OnlineArchive
-from veilscore.evidence.recorder import EvidenceRecorder, OnlineAsked
+from veilscore.evidence.online_receipts import OnlineAsked, Receiptless
+from veilscore.evidence.recorder import EvidenceRecorder
 from veilscore.fabric.fabric import Fabric
-from veilscore.files.journal import Journal
+from veilscore.files.journal import Answer, Journal
+from veilscore.online.afterwards import Afterwards
 from veilscore.online.bank_decision import BankDecisions, HeldDecision, OwnInputs, ask_of, asked_of, decided
 from veilscore.online.bank_kept import OpenedPart
+from veilscore.online.group_writer import GroupWriter
 from veilscore.online.model import BankModel, BankModels
 from veilscore.online.records import Origins
 from veilscore.online.response import bands_of, check_request, own_record, request_digest, scored, unscored
@@ -51,7 +53,6 @@ from veilscore.wire.protocol import Protocol
 DEFAULT_S, MOST_S = 10.0, 120.0
 _ROLES_KEPT = 64  # requests that failed while being opened, with the bytes to repeat; a few hundred kB each
 _SENT_S = 0.001  # until the first messages of a request have left
-_LEFT_S = 0.005  # until a response has left the machine, before what comes after it begins
 
 
 @dataclass(eq=False, repr=False)
@@ -104,6 +105,27 @@ class _Request:
         return {"holders": sorted(holders), "own": own, **bands}
 
 
+@dataclass(frozen=True, repr=False)
+class _Release:
+    """What is on disk before a response leaves, in this order.
+
+    before : what the parts came to, for another request with the same; logged : the bank's statement, and what it is
+    made of; response : the response itself.
+    """
+
+    before: Answer | None
+    logged: tuple[OnlineAsked, dict[str, Any]] | None
+    response: Answer
+
+
+@dataclass(frozen=True, repr=False)
+class _Left:
+    """What is left to be kept of a request whose response has left."""
+
+    of: _Request
+    receipt: Receiptless
+
+
 class OnlineBank:
     """Answers Score for the bank's own people and systems.
 
@@ -119,8 +141,9 @@ class OnlineBank:
         self._archive.start()
         self._running: dict[str, tuple[bytes, asyncio.Task[pb.ScoreResponse]]] = {}
         self._waiting: OrderedDict[str, _Request] = OrderedDict()
-        self._keeping: set[asyncio.Task[None]] = set()
+        self._afterwards: Afterwards[_Left] = Afterwards(self._keep)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="veilscore-he")
+        self._writer: GroupWriter[_Release, bytes] = GroupWriter(self._write_down)
         self._ended_s = 0.0
         self._closed = False
         self.evidence: EvidenceRecorder | None = None
@@ -147,8 +170,7 @@ class OnlineBank:
         """Write receipts left over from the previous run."""
 
         def left_over() -> None:
-            for left in self._journal.unfinished():
-                self._keep_receipt(*left)
+            self._keep_receipts([Receiptless(*left) for left in self._journal.unfinished()])
 
         await asyncio.to_thread(left_over)
 
@@ -160,8 +182,9 @@ class OnlineBank:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._caller.close()
-        await asyncio.gather(*self._keeping)
+        await self._afterwards.close()
         self._thread.shutdown(wait=True, cancel_futures=True)
+        self._writer.close()
         self._journal.close()
 
     async def score(self, request: pb.ScoreRequest, peer: Member) -> pb.ScoreResponse:
@@ -207,12 +230,8 @@ class OnlineBank:
             loop.call_later(_SENT_S, self._prepare_statement, of, request)
             opened: Opened = await of.role.ask(CALLER, request, end_s, late)
             response = of.response(request, opened)
-            if opened.taking_part and not opened.before:
-                body = {"together": opened.together, **of.depends_on(opened.taking_part)}
-                self._journal.keep(f"\n{of.ask.request_id}", b"", json.dumps(body).encode())
-            rest = self._log_release(of, request, response)
             kept = response.SerializeToString()
-            self._journal.keep(request.request_id, digest, kept, rest)
+            rest = await self._writer.put(self._release(of, request, response, kept, opened))
         except TimeoutError:
             response = unscored(request, "failed", late, failure="late")
         except NotScoredError as error:
@@ -225,7 +244,8 @@ class OnlineBank:
             self._ended_s = time.monotonic()
             if of is not None:
                 self._after(request.request_id, of, kept, rest)
-        self._log.info("score", status=response.status, model=request.model, message=response.message)
+        say = self._log.debug if response.status in {"scored", "fallback"} else self._log.info  # of all, the evidence
+        say("score", status=response.status, model=request.model, message=response.message)
         for party in response.parties:
             if party.status == "failed":
                 self._log.warning("holder failed", holder=party.party, message=party.reason)
@@ -260,7 +280,7 @@ class OnlineBank:
                 coordinator=self._fabric.federation.coordinator.name,
                 limit_s=limit_s,
                 take_spare=lambda holder: self._stock.spares.take(holder, base),
-                make_spare=lambda holder: self._made_spare(holder, base, limit_s / 2),
+                make_spare=lambda holder, lost: self._made_spare(holder, base, limit_s / 2, lost),
                 put_back=lambda holder, spare: self._stock.spares.add(holder, base, spare),
                 pool=self._stock.pools.take,
                 drop_pool=self._stock.pools.drop,
@@ -290,7 +310,7 @@ class OnlineBank:
                     decision=asked_of(held, own, self._stock, limit_s / 2),
                     limit_s=limit_s,
                     take_spare=lambda _: None,
-                    make_spare=lambda holder: self._made_spare(holder, held.models[holder], limit_s),
+                    make_spare=lambda holder, lost: self._made_spare(holder, held.models[holder], limit_s, lost),
                     pool=self._stock.pools.take,
                     drop_pool=self._stock.pools.drop,
                     opened_before=partial(self._opened_before, of),
@@ -301,10 +321,9 @@ class OnlineBank:
         )
         return of
 
-    def _made_spare(self, holder: str, model: BankModel, limit_s: float) -> Protocol[BankSpare]:
-        """Make a spare for a request; what is in stock, if anything, the holder has lost."""
-        self._stock.spares.drop(holder, model)
-        return self._stock.make_spare(holder, model, limit_s)
+    def _made_spare(self, holder: str, model: BankModel, limit_s: float, lost: BankSpare | None) -> Protocol[BankSpare]:
+        """Make spares and return one, for a request that finds none, or one that the holder has lost."""
+        return self._stock.made_spare(holder, model, limit_s, lost)
 
     def _opened_before(self, of: _Request, parts: Sequence[FirmPart]) -> int | None:
         """Return what these parts came to if all were released under one request that is kept here, else None."""
@@ -321,14 +340,29 @@ class OnlineBank:
     def _prepare_statement(self, of: _Request, request: pb.ScoreRequest) -> None:
         """Make the request's part of the bank's statement, while the holders compute."""
         if self.evidence is not None and of.asked is None:
-            of.asked = self.evidence.score_asked(request)
+            of.asked = OnlineAsked.of(request)
 
-    def _log_release(self, of: _Request, request: pb.ScoreRequest, response: pb.ScoreResponse) -> bytes:
-        """Log what is released before it is; not in a thread, as going there and back takes as long."""
+    def _release(
+        self, of: _Request, request: pb.ScoreRequest, response: pb.ScoreResponse, kept: bytes, opened: Opened
+    ) -> _Release:
+        """Return what is on disk before a response leaves."""
         self._prepare_statement(of, request)
-        if self.evidence is None or of.asked is None:
-            return b""
-        return self.evidence.score_released(of.asked, response, of.sent)
+        logged, before = None, None
+        if self.evidence is not None and of.asked is not None:
+            logged = of.asked, self.evidence.statement_of(of.asked, response, of.sent)
+        if opened.taking_part and not opened.before:
+            body = {"together": opened.together, **of.depends_on(opened.taking_part)}
+            before = Answer(f"\n{of.ask.request_id}", b"", json.dumps(body).encode())
+        return _Release(before, logged, Answer(request.request_id, of.digest, kept))
+
+    def _write_down(self, releases: Sequence[_Release]) -> list[bytes | VeilscoreError]:
+        """Keep what came out, log it, keep the responses, in this order; return what is left to be done for each."""
+        self._journal.keep_all([one.before for one in releases if one.before is not None])
+        logged = [one.logged for one in releases if one.logged is not None]
+        left = iter(self.evidence.scores_released(logged) if self.evidence is not None and logged else ())
+        rests = [next(left) if one.logged is not None else b"" for one in releases]
+        found = self._journal.keep_all([replace(one.response, rest=r) for one, r in zip(releases, rests, strict=True)])
+        return [kept if isinstance(kept, VeilscoreError) else r for kept, r in zip(found, rests, strict=True)]
 
     def _after(self, request_id: str, of: _Request, kept: bytes, rest: bytes) -> None:
         """Begin what comes after a response; keep the role of a request that can be repeated."""
@@ -337,34 +371,31 @@ class OnlineBank:
             while len(self._waiting) > _ROLES_KEPT:
                 self._waiting.popitem(last=False)
         if of.opens or rest:
-            task = asyncio.create_task(self._keep(request_id, of, kept, rest))
-            self._keeping.add(task)
-            task.add_done_callback(self._keeping.discard)
+            self._afterwards.add(_Left(of, Receiptless(request_id, kept, rest)))
         if not self._closed:
             self._stock.refill(lambda: None if self._running else self._ended_s)
 
-    async def _keep(self, request_id: str, of: _Request, kept: bytes, rest: bytes) -> None:
-        """Keep what was asked to be opened, without which an auditor has no answer, and the receipt."""
-        await asyncio.sleep(_LEFT_S)
-
-        def work() -> None:
+    def _keep(self, left: Sequence[_Left]) -> None:
+        """Keep what was asked to be opened, without which an auditor has no answer, and the receipts."""
+        for one in left:
             try:
-                self._keep_for_audit(of)
+                self._keep_for_audit(one.of)
             except VeilscoreError as error:
                 self._log.warning("score cannot be audited", error=type(error).__name__, message=error.message)
-            if rest:
-                self._keep_receipt(request_id, kept, rest)
+        self._keep_receipts([one.receipt for one in left if one.receipt.left])
 
-        await asyncio.to_thread(work)
+    def _keep_receipts(self, left: Sequence[Receiptless]) -> None:
+        """Make receipts; where that fails, the next start of the node tries again."""
+        if self.evidence is None or not left:
+            return
+        try:
+            done = self.evidence.keep_receipts(left, self._no_receipt)
+            self._journal.finished(done)
+        except (VeilscoreError, ValueError) as error:
+            self._no_receipt(error)
 
-    def _keep_receipt(self, request_id: str, response: bytes, rest: bytes) -> None:
-        """Make a receipt; if that fails, the next start of the node tries again."""
-        if self.evidence is not None:
-            try:
-                self.evidence.keep_receipt(request_id, pb.ScoreResponse.FromString(response), rest)
-                self._journal.finished(request_id)
-            except (VeilscoreError, DecodeError, ValueError) as error:
-                self._log.error("score has no receipt", error=type(error).__name__, message=str(error))
+    def _no_receipt(self, error: Exception) -> None:
+        self._log.error("score has no receipt", error=type(error).__name__, message=str(error))
 
     def _keep_for_audit(self, of: _Request) -> None:
         for part, request in of.opens.values():

@@ -177,10 +177,6 @@ def asked_of(held: HeldDecision, own: OwnInputs, stock: BankStock, limit_s: floa
     """Return what the bank's role takes for one decision."""
     of_record, units = measures_of(held.models, held.written, own.codes)
 
-    def make(holder: str, measure: str) -> Any:
-        stock.spares.drop(holder, held.models[measure])  # what is in stock, if anything, the holder has lost
-        return stock.make_spare(holder, of_record[measure], limit_s)
-
     return MeasuresAsked(
         decision=held.single,
         holders=held.holders,
@@ -189,7 +185,7 @@ def asked_of(held: HeldDecision, own: OwnInputs, stock: BankStock, limit_s: floa
         own=units,
         bound=own.bound,
         take_spare=lambda holder, measure: stock.spares.take(holder, held.models[measure]),
-        make_spare=make,
+        make_spare=lambda holder, measure, lost: stock.made_spare(holder, held.models[measure], limit_s, lost),
         put_back=lambda holder, measure, spare: stock.spares.add(holder, held.models[measure], spare),
     )
 

@@ -28,6 +28,7 @@ from veilscore.fabric.fabric import Fabric
 from veilscore.files.journal import Journal
 from veilscore.models.versions import with_map
 from veilscore.online.holder_decision import HolderDecisions
+from veilscore.online.opening_writer import OpeningWriter
 from veilscore.online.records import FoundFirm, Origin, Origins
 from veilscore.online.share_keys import ShareKeys
 from veilscore.online.stock import HolderSpares
@@ -69,6 +70,7 @@ class OnlineHolder:
         self._roles: OrderedDict[str, Served[None]] = OrderedDict()
         self._pools: dict[str, LeadPool] = {}  # the newest of each bank
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="veilscore-he")
+        self._writer = OpeningWriter(self._guard, self._journal, self._log_openings)
         self.evidence: EvidenceRecorder | None = None
         self._log = structlog.get_logger("veilscore.online").bind(party=node.name)
         self._caller: Calls
@@ -87,10 +89,8 @@ class OnlineHolder:
             find=self._find,
             take_spare=self._spares.take,
             pool=self._pool,
-            admit=self._guard.admit,
-            log=self._write_down,
             opened=self._journal.get,
-            keep=self._journal.keep,
+            write_down=self._writer.put,
         )
         for kind, handler in (
             (pb.EncryptRecord, self._score),
@@ -124,6 +124,7 @@ class OnlineHolder:
         """End; keys are gone with it."""
         await self._caller.close()
         self._thread.shutdown(wait=True, cancel_futures=True)
+        self._writer.close()
         self._journal.close()
         self._guard.close()
 
@@ -289,10 +290,11 @@ class OnlineHolder:
         origin = await self._origins.by_part(asked.map_hash.hex(), asked.part_hash.hex())
         return self._of_bank(origin, bank, asked.part_hash).n_cells
 
-    def _write_down(self, opened: OpeningLogged) -> None:
-        self._log.info("opened", what=opened.kind, bank=opened.bank, request=opened.request)
+    def _log_openings(self, opened: Sequence[OpeningLogged]) -> None:
         if self.evidence is not None:
             self.evidence.online_opened(opened)
+        for one in opened:
+            self._log.debug("opened", what=one.kind, bank=one.bank, request=one.request)
 
 
 def kept_bands(folder: Path, policy: NodePolicy, map_hash: bytes, bands_hash: bytes) -> Bands:

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import datetime as dt
 import math
+import os
+import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +21,7 @@ from veilscore.crypto.encrypted_cells import EncodedPoints, check_points_fit, en
 from veilscore.data.codes import CodeMap
 from veilscore.data.notation import MISSING, WHITE, plain_number
 from veilscore.data.table import make_table
-from veilscore.errors import ConfigError, DataError, ParameterError, SchemaError
+from veilscore.errors import ConfigError, DataError, ParameterError, SchemaError, VeilscoreError
 from veilscore.models.boosted import Boosted
 from veilscore.models.chained import BankChain, Chained
 from veilscore.models.counts import offsets
@@ -127,28 +129,33 @@ class BankModels:
     def __init__(self, home: Path, origins: Origins) -> None:
         self._folder = home / "models"
         self._origins = origins
-        self._models: dict[str, tuple[object, BankModel]] = {}
+        self._models: dict[str, tuple[object, asyncio.Task[BankModel]]] = {}
 
     async def get(self, name: str) -> BankModel:
         """Return a model, read in a thread if need be; ConfigError, SchemaError or StateError if it cannot be used."""
         folder = self._folder / name
         paths = folder / "model.json", folder / "code_map.json"
-        if not name or name != folder.name or not paths[0].is_file():
+        changed = _changed(paths[0]) if name and name == folder.name else None
+        if changed is None:
             raise ConfigError(f"no model {name[:60]!r} at this node; `veilscore model list` shows what there is")
-        signature = tuple(p.stat().st_mtime_ns if p.is_file() else None for p in paths)
-        kept = self._models.get(name)
-        if kept is None or kept[0] != signature:
-            kept = self._models[name] = signature, await self._whole(*paths)
-        return kept[1]
+        return await self._kept(name, paths, changed)
 
     async def at(self, folder: Path) -> BankModel:
         """Return the model of a folder, of a version in use or not; errors as of `get`."""
         paths = folder / "model.json", folder / "code_map.json"
-        signature = tuple(p.stat().st_mtime_ns if p.is_file() else None for p in paths)
-        kept = self._models.get(str(folder))
+        return await self._kept(str(folder), paths, _changed(paths[0]))
+
+    async def _kept(self, key: str, paths: tuple[Path, Path], changed: int | None) -> BankModel:
+        """Return what was read of these files as they are; all that ask at once get one and the same."""
+        signature = changed, _changed(paths[1])
+        kept = self._models.get(key)
         if kept is None or kept[0] != signature:
-            kept = self._models[str(folder)] = signature, await self._whole(*paths)
-        return kept[1]
+            kept = self._models[key] = signature, asyncio.get_running_loop().create_task(self._whole(*paths))
+        try:
+            return await asyncio.shield(kept[1])
+        except VeilscoreError:
+            self._models.pop(key, None)  # whoever asks next reads it again
+            raise
 
     async def _whole(self, model_path: Path, map_path: Path) -> BankModel:
         """Read a model; again after a moment, if model and map did not fit, as while a version is put to use."""
@@ -200,6 +207,15 @@ def bank_trees(model: Boosted) -> dict[str, BankTrees | BankChain]:
         )
         for part in holders
     }
+
+
+def _changed(path: Path) -> int | None:
+    """Return when a file was changed; None if there is none."""
+    try:
+        found = os.stat(path)  # noqa: PTH116 - a caller waits: half the time of a Path's
+    except OSError:
+        return None
+    return found.st_mtime_ns if stat.S_ISREG(found.st_mode) else None
 
 
 def _encoded(points: Integers) -> EncodedPoints:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
+from typing import Any
 
 import structlog
 
@@ -19,14 +20,14 @@ from veilscore.evidence.online_archive import OnlineArchive
 from veilscore.evidence.online_opening import OnlineOpening, Use, draw_opening
 from veilscore.online.model import BankModel
 from veilscore.protocols.online_pool import CIRCUITS, BankPool, bank_extends, bank_pool
-from veilscore.protocols.online_spares import BankSpare, HolderSpare, bank_spare, bank_spares, spares_together
+from veilscore.protocols.online_spares import BankSpare, HolderSpare, bank_spares, spares_together
 from veilscore.v1 import control_pb2 as pb
 from veilscore.wire.calls import Calls, run_calls
 from veilscore.wire.protocol import Protocol, call, work
 from veilscore.wire.randomness import secret_bytes
 
-SPARES = 256  # a holder and model; a few kB each at the holder, a few bytes at the bank
-LOW = 64  # from here on spares are made although requests keep coming
+SPARES = 512  # a holder and model; a few kB each at the holder, a few bytes at the bank
+LOW = 160  # from here on spares are made although requests keep coming: half a second of three hundred requests each
 _HELD = 4096  # spares at a holder, all banks and models
 _IDLE_S = 0.2  # without a request, before spares are made
 
@@ -67,31 +68,33 @@ class BankSpares:
         stock = self._stock[key][1]
         return stock.popleft() if stock else None
 
-    def add(self, holder: str, model: BankModel, spare: BankSpare) -> None:
-        """Put a spare into the stock, unless the model was replaced meanwhile."""
+    def add(self, holder: str, model: BankModel, spare: BankSpare) -> bool:
+        """Put a spare into the stock; return False where the model was replaced meanwhile."""
         kept = self._stock.get((holder, model.artefact.name))
-        if kept is not None and kept[0] is model:
-            kept[1].append(spare)
+        if kept is None or kept[0] is not model:
+            return False
+        kept[1].append(spare)
+        return True
 
-    def drop(self, holder: str, model: BankModel) -> None:
-        """Forget the stock: the holder has lost its halves."""
+    def drop(self, holder: str, model: BankModel, lost: BankSpare) -> None:
+        """Forget what was made under the same keys as a spare of which the holder has lost its half."""
         kept = self._stock.get((holder, model.artefact.name))
         if kept is not None:
+            left = [spare for spare in kept[1] if spare.keys_id != lost.keys_id]
             kept[1].clear()
+            kept[1].extend(left)
 
     def counts(self) -> dict[str, int]:
         """Return how many spares there are by holder and model, as "holder/model"."""
         return {f"{holder}/{model}": len(stock) for (holder, model), (_, stock) in self._stock.items()}
 
-    def most_wanted(self) -> tuple[str, BankModel, int] | None:
-        """Return holder and model with the smallest stock, and its size; None if all are full."""
-        short = [
-            (len(stock), holder, name) for (holder, name), (_, stock) in self._stock.items() if len(stock) < SPARES
-        ]
-        if not short:
-            return None
-        n, holder, name = min(short)
-        return holder, self._stock[holder, name][0], n
+    def most_wanted(self) -> dict[str, tuple[BankModel, int]]:
+        """Return for each holder the model with the smallest stock, and its size; without those whose stock is full."""
+        found: dict[str, tuple[BankModel, int]] = {}
+        for (holder, _), (model, stock) in self._stock.items():
+            if len(stock) < min(SPARES, found[holder][1] if holder in found else SPARES):
+                found[holder] = model, len(stock)
+        return found
 
 
 class BankPools:
@@ -168,6 +171,7 @@ class BankStock:
         self.spares = BankSpares()
         self.pools = BankPools(self._pool, caller)
         self._contexts: dict[str, PublicContext] = {}
+        self._making: dict[tuple[str, int], asyncio.Task[deque[BankSpare]]] = {}
         self._refill: asyncio.Task[None] | None = None
         self._log = structlog.get_logger("veilscore.online").bind(party=name)
 
@@ -190,14 +194,49 @@ class BankStock:
         """Keep what an auditor needs of a spare."""
         self._archive.keep_spare(opening, prepared, self._contexts[opening.holder].public_bytes)
 
-    def make_spare(self, holder: str, model: BankModel, limit_s: float = 10.0) -> Protocol[BankSpare]:
-        """Make a spare with a holder for a model, whatever record it will serve."""
-        return bank_spare(self, model.holders[holder], _n_cells(model, holder), secret_bytes(16).hex(), limit_s)
+    def made_spare(
+        self, holder: str, model: BankModel, limit_s: float, lost: BankSpare | None = None
+    ) -> Protocol[BankSpare]:
+        """Return a spare of those that are being made with a holder; all requests that find none wait for the same.
 
-    def _make_spares(self, holder: str, model: BankModel) -> Protocol[tuple[BankSpare, ...]]:
-        """Make as many at once as fit into one message."""
+        limit_s : how long this request can wait; PeerError then, while the spares are made for others.
+        lost : one of which the holder has lost its half.
+        """
+        end_s = time.monotonic() + limit_s
+
+        async def more() -> deque[BankSpare]:
+            try:
+                async with asyncio.timeout(end_s - time.monotonic()):
+                    return await self.more(holder, model)
+            except TimeoutError:
+                raise PeerError(f"{holder} has no spare ready within {limit_s:g} s", party=holder) from None
+
+        if lost is not None:
+            self.spares.drop(holder, model, lost)
+        while True:
+            spare = self.spares.take(holder, model)
+            if spare is not None:
+                return spare
+            left = yield from work(more)
+            if left:
+                return left.popleft()
+
+    async def more(self, holder: str, model: BankModel) -> deque[BankSpare]:
+        """Make as many spares for a model as fit into one message, whatever records they will serve.
+
+        Returns those that found no place in the stock, as the model was replaced: for the requests that have it still.
+        """
+        key = holder, id(model)
+        if key not in self._making:
+            task = self._making[key] = self._caller.begin(run_calls(self._make_spares(holder, model), self._caller))
+            task.add_done_callback(lambda _: self._making.pop(key))
+        return await asyncio.shield(self._making[key])
+
+    def _make_spares(self, holder: str, model: BankModel) -> Protocol[deque[BankSpare]]:
         n_cells = _n_cells(model, holder)
-        return bank_spares(self, model.holders[holder], n_cells, secret_bytes(16).hex(), spares_together(n_cells))
+        side, ident, n = model.holders[holder], secret_bytes(16).hex(), spares_together(n_cells)
+        made = yield from bank_spares(self, side, n_cells, ident, n)
+        return deque(spare for spare in made if not self.spares.add(holder, model, spare))
 
     def _pool(self, lead: str) -> Protocol[BankPool]:
         pool = yield from bank_pool(self.opening(lead, "pool", secret_bytes(16).hex()))
@@ -216,16 +255,17 @@ class BankStock:
         """Make spares and transfers; gives up at an error, until the next request."""
         try:
             while (wanted := self.spares.most_wanted()) or self.pools.wanted:
-                holder, model, n_left = wanted or ("", None, LOW)
                 since_s = idle_since_s()
-                if since_s is None or time.monotonic() - since_s < (_IDLE_S if n_left >= LOW else 0.0):
-                    await asyncio.sleep(_IDLE_S / 10)
-                    continue
-                if model is not None:
-                    for spare in await run_calls(self._make_spares(holder, model), self._caller):
-                        self.spares.add(holder, model, spare)
+                idle = since_s is not None and time.monotonic() - since_s >= _IDLE_S
+                making: list[Coroutine[Any, Any, object]] = [
+                    self.more(holder, model) for holder, (model, n) in wanted.items() if idle or n < LOW
+                ]
                 if self.pools.wanted:
-                    await self.pools.grown(self.pools.wanted)
+                    making.append(self.pools.grown(self.pools.wanted))
+                if making:
+                    await asyncio.gather(*making)
+                else:
+                    await asyncio.sleep(_IDLE_S / 10)
         except VeilscoreError as error:
             self._log.warning("no spares", error=type(error).__name__, message=error.message)
 

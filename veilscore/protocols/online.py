@@ -46,12 +46,13 @@ from veilscore.protocols.online_band import (
     bring,
     check_record,
     check_same,
+    circuit_opened,
     lead_serves,
     lost,
     sha256_of,
 )
 from veilscore.protocols.online_decision import add_parts, decision_record, parts_opened, share_opened
-from veilscore.protocols.online_desks import BankRequest, HolderDesk, HolderRecord, check_opening
+from veilscore.protocols.online_desks import BankRequest, HolderDesk, HolderRecord, PartOpening, check_opening
 from veilscore.protocols.online_measures import BankDecision, SingleDecision, encrypt_parts, pack_shares, partials
 from veilscore.protocols.online_parts import FirmPart, NotScoredError, Opened, as_if_sent, read_part, taking_part
 from veilscore.protocols.online_pool import WIRES, BankPool, LabelsAsked
@@ -102,7 +103,7 @@ def bank_record(of: BankRequest, holder: str, *, fresh: bool = False) -> Protoco
     """Bank: ask one holder for the firm's record under a spare; raises what the holder answers instead."""
     if of.decision is not None:
         return (yield from decision_record(of, of.decision, holder, fresh=fresh))
-    side, spare = of.sides[holder], of.take_spare(holder) or (yield from of.make_spare(holder))
+    side, spare = of.sides[holder], of.take_spare(holder) or (yield from of.make_spare(holder, None))
     request = pb.EncryptRecord()
     request.CopyFrom(of.ask)
     request.map_hash, request.part_hash, request.fresh = side.map_hash, side.part_hash, fresh
@@ -112,7 +113,7 @@ def bank_record(of: BankRequest, holder: str, *, fresh: bool = False) -> Protoco
             reply = yield from call(holder, request, pb.EncryptedRecord, of.limit_s / 2)
             if not reply.no_spare:
                 break
-            spare = yield from of.make_spare(holder)  # the holder was restarted since
+            spare = yield from of.make_spare(holder, spare)  # the holder was restarted since
     except RefusedError:
         of.put_back(holder, spare)
         raise
@@ -232,7 +233,7 @@ def _sealed(of: BankRequest, parts: Mapping[str, FirmPart], chosen: Sequence[Fir
 
     run, tables = yield from _until_done(parts, attempt)
     try:
-        return (yield from work(lambda: run.open(tables.tables, tables.decoding)))
+        return run.open(tables.tables, tables.decoding)
     except MessageError as error:
         raise ProtocolError(f"{lead} opened nothing ({error.message}); use a new request id") from error
 
@@ -282,7 +283,7 @@ def holder_score(desk: HolderDesk, bank: str, request_id: str) -> Protocol[None]
         yield Refuse(bank, error)
         return
     if opens is not None and labels is not None:
-        yield from lead_serves(bank, request, opened, opens, labels, desk.log)
+        yield from lead_serves(bank, request, opened, opens, labels)
     else:
         yield Send(bank, pb.OpenedPartial())
 
@@ -311,8 +312,9 @@ def _until_opened(desk: HolderDesk, bank: str) -> Protocol[_Found | None]:
                 check_opening(desk, bank, request, sent.record)
                 sha256, leads = sha256_of(request), _leads(desk, request)
                 if not leads or _spent(desk, bank, request, asked, sent.record, sha256):
-                    opened = yield from _open(desk, bank, request, sent)
-                    return request, opened, sent.record.opens if leads else None, asked.labels.get(sha256)
+                    labels, opens = asked.labels.get(sha256), sent.record.opens if leads else None
+                    opened = yield from _open(desk, bank, request, sent, labels)
+                    return request, opened, opens, labels
                 answer = pb.OpenedPartial(no_pool=True)
             else:
                 raise lost(desk.name)
@@ -382,8 +384,14 @@ def _take_spares(
     return {"": found}
 
 
-def _open(desk: HolderDesk, bank: str, request: pb.OpenPartial, sent: SentRecord) -> Protocol[tuple[bytes, bytes]]:
-    """Open this holder's part, once; return digest and partial, which are on disk before they leave."""
+def _open(
+    desk: HolderDesk, bank: str, request: pb.OpenPartial, sent: SentRecord, labels: LeadLabels | None
+) -> Protocol[tuple[bytes, bytes]]:
+    """Open this holder's part, once; return digest and partial, which are on disk before they leave.
+
+    At a lead the circuit is written down with its part: what is logged of it is fixed before the others' parts come,
+    so that nothing waits for the disk once they are here.
+    """
     parties = tuple(request.with_parties)
     keys = yield from desk.share_keys(parties, dict(request.share_key_ids))
     if keys is None:
@@ -397,19 +405,16 @@ def _open(desk: HolderDesk, bank: str, request: pb.OpenPartial, sent: SentRecord
         context = share_context(key, parties, bound, record.firm.encode())
         return int(zero_share(desk.name, keys, context, 1, modulus)[0])
 
-    def opened() -> bytes:
-        if record.decision is None:
-            (spare,) = spares.values()
-            own = np.array([spare.partial(request.factors_share, bank) + share_of("", T)], np.uint64)
-            opening: OpeningLogged = share_opened(desk.name, bank, request, spare, asked, record.model, digests)
-            data = pack_partial(own % T)
-        else:
-            found = partials(record.decision, record.parts, spares, sent.answer, request, bank)
-            moduli = record.decision.modulus
-            data = pack_shares([(found[name] + share_of(name, moduli[name])) % moduli[name] for name in moduli])
-            opening = parts_opened(desk.name, bank, request, spares, asked, record.model, digests)
-        desk.admit(record.passed)
-        desk.log(opening)
-        return desk.keep(key, sha256, data)
-
-    return sha256, (yield from work(opened))
+    if record.decision is None:
+        (spare,) = spares.values()
+        own = np.array([spare.partial(request.factors_share, bank) + share_of("", T)], np.uint64)
+        part: OpeningLogged = share_opened(desk.name, bank, request, spare, asked, record.model, digests)
+        data = pack_partial(own % T)
+    else:
+        found = partials(record.decision, record.parts, spares, sent.answer, request, bank)
+        moduli = record.decision.modulus
+        data = pack_shares([(found[name] + share_of(name, moduli[name])) % moduli[name] for name in moduli])
+        part = parts_opened(desk.name, bank, request, spares, asked, record.model, digests)
+    logged = (part,) if labels is None else (part, circuit_opened(bank, request, record.opens, labels[0]))
+    opening = PartOpening(passed=record.passed, key=key, request=sha256, data=data, logged=logged)
+    return sha256, (yield from work(partial(desk.write_down, opening)))

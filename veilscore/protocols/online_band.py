@@ -13,8 +13,8 @@ Aborts   : MessageError on any wrong size, or a band that there is not.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from google.protobuf.message import Message
@@ -22,11 +22,12 @@ from google.protobuf.message import Message
 from veilscore.arrays import Words
 from veilscore.crypto import shares
 from veilscore.crypto.circuits import from_bits, to_bits
-from veilscore.crypto.garbled import GATE_BYTES, Garbler
+from veilscore.crypto.garbled import Garbler
+from veilscore.crypto.gate_list import GateList
 from veilscore.crypto.he import T
 from veilscore.crypto.tweaked_hash import Labels
 from veilscore.errors import MessageError, ProtocolError, RefusedError, VeilscoreError
-from veilscore.evidence.online_opening import BandOpened, DecisionOpened, OpeningLogged
+from veilscore.evidence.online_opening import BandOpened, DecisionOpened
 from veilscore.protocols.adding import add_partials, parse_partial
 from veilscore.protocols.banding import BandCircuit
 from veilscore.protocols.online_measures import SingleDecision
@@ -34,13 +35,14 @@ from veilscore.protocols.online_parts import ON_MISSING
 from veilscore.protocols.online_pool import BankPool, LeadPool
 from veilscore.terms.bands import Bands
 from veilscore.v1 import control_pb2 as pb
-from veilscore.wire.protocol import Protocol, Refuse, Send, Serve, call, receive, work
+from veilscore.wire.protocol import Protocol, Refuse, Send, Serve, call, receive
 
 
 @lru_cache(maxsize=64)
-def _circuit(limits: tuple[int, ...]) -> BandCircuit:
-    """Return a circuit; they are kept, as counting the gates of one takes as long as running it."""
-    return BandCircuit(limits, T)
+def _circuit(limits: tuple[int, ...]) -> tuple[BandCircuit, GateList]:
+    """Return a circuit, and its gates, which take longer to write down than to run."""
+    circuit = BandCircuit(limits, T)
+    return circuit, GateList.of(circuit, circuit.n_bits, circuit.n_bits)
 
 
 # --- the bank --------------------------------------------------------------------------------------------------------
@@ -56,7 +58,7 @@ class BankCircuit:
 
     def __init__(self, pool: BankPool, number: int, share: int, bands: Bands) -> None:
         self.pool = pool
-        self._circuit = _circuit(bands.limits)
+        self._circuit, self._gates = _circuit(bands.limits)
         lifted = np.array([(share + self._circuit.half) % T], np.uint64)
         self.asked, self._labels, self._engine = pool.labels(number, to_bits(lifted, self._circuit.n_bits))
 
@@ -66,15 +68,10 @@ class BankCircuit:
 
     def open(self, tables: bytes, decoding: bytes) -> int:
         """Run the lead's circuit, once, and return the number of the band."""
-        circuit, engine = self._circuit, self._engine
-        if len(tables) != GATE_BYTES * circuit.gates:
-            raise MessageError(f"{len(tables)} bytes of garbled tables are not those of one band")
-        bits = shares.bits_from_bytes(decoding, circuit.index_bits)
-        engine.feed(tables)
-        word = circuit(engine, self._labels, engine.own((circuit.n_bits, 1)))
-        engine.done()
-        number = int(from_bits(engine.decode(word, bits.reshape(-1, 1)))[0])
-        if number > len(circuit.limits):
+        bits = shares.bits_from_bytes(decoding, self._gates.n_outputs)
+        found = self._engine.run(self._gates, self._labels, tables, bits.reshape(-1, 1))
+        number = int(from_bits(found)[0])
+        if number > len(self._circuit.limits):
             raise MessageError("the firm came out in a band that there is not")
         return number
 
@@ -89,9 +86,9 @@ def garble(theirs: Labels, garbler: Garbler, share: Words, bands: Bands) -> tupl
     share : (1,) sum of the holders' partials modulo T.
     bands : that the lead keeps of the model.
     """
-    circuit = _circuit(bands.limits)
-    word = circuit(garbler, theirs, garbler.own(to_bits(share, circuit.n_bits)))
-    return garbler.tables(), shares.bits_to_bytes(garbler.decoding(word).reshape(-1))
+    circuit, gates = _circuit(bands.limits)
+    tables, decoding = garbler.run(gates, theirs, to_bits(share, circuit.n_bits))
+    return tables, shares.bits_to_bytes(decoding.reshape(-1))
 
 
 def sum_of_parts(parts: Sequence[bytes], parties: Sequence[str]) -> Words:
@@ -150,17 +147,15 @@ def lead_serves(
     opened: tuple[bytes, bytes],
     opens: Bands | SingleDecision,
     labels: tuple[LeadPool, Labels, Garbler],
-    log: Callable[[OpeningLogged], None],
 ) -> Protocol[None]:
     """Lead: open one circuit for a request id, after its own part; the same request gets the same tables.
 
     Other choices are refused: a bank that shifts its share could search for the score.
 
     asked : what was opened, with all that take part, this lead first.
-    opened : its digest, and the lead's own part.
+    opened : its digest, and the lead's own part; both and the circuit are on disk.
     opens : bands whose number is opened, or the decision.
     labels : the pool, and of the circuit asked for the labels of the bank's share and the engine.
-    log : writes down what leaves next, so that it cannot leave otherwise.
     """
     request: Message = asked
     answer: pb.OpenedPartial | None = None
@@ -169,7 +164,7 @@ def lead_serves(
             check_same(request, opened, asked.with_parties[0])
             if answer is None:
                 parts = yield from _parts_of_all(asked.with_parties, opened[1])
-                answer = yield from work(partial(_garbled, bank, asked, opens, labels, parts, log))
+                answer = _garbled(asked, opens, labels, parts)
         except VeilscoreError as error:
             yield Refuse(bank, error)
         else:
@@ -188,20 +183,27 @@ def _parts_of_all(parties: Sequence[str], own_part: bytes) -> Protocol[list[byte
 
 
 def _garbled(
-    bank: str,
     asked: pb.OpenPartial,
     opens: Bands | SingleDecision,
     labels: tuple[LeadPool, Labels, Garbler],
     parts: Sequence[bytes],
-    log: Callable[[OpeningLogged], None],
 ) -> pb.OpenedPartial:
-    (pool, theirs, garbler), parties = labels, asked.with_parties
+    (_, theirs, garbler), parties = labels, asked.with_parties
     if isinstance(opens, Bands):
         tables, decoding = garble(theirs, garbler, sum_of_parts(parts, parties), opens)
     else:
         tables, decoding = opens.garble(theirs, garbler, opens.add_up(parts, parties))
+    return pb.OpenedPartial(tables=tables, decoding=decoding)
+
+
+def circuit_opened(
+    bank: str, asked: pb.OpenPartial, opens: Bands | SingleDecision | None, pool: LeadPool
+) -> BandOpened | DecisionOpened:
+    """Lead: return the entry of a circuit, which says whose labels it takes and nothing of the parts."""
+    if opens is None:
+        raise MessageError("an exact score is opened by no circuit", party=bank)
     said = {
-        "holder": parties[0],
+        "holder": asked.with_parties[0],
         "bank": bank,
         "request": asked.request_id,
         "pool": asked.pool_id,
@@ -210,7 +212,5 @@ def _garbled(
     }
     messages, sha256 = pool.messages(asked.circuit), opens.sha256.hex()
     if isinstance(opens, Bands):
-        log(BandOpened(**said, bands=sha256, messages=messages))
-    else:
-        log(DecisionOpened(**said, decision=sha256, messages=messages))
-    return pb.OpenedPartial(tables=tables, decoding=decoding)
+        return BandOpened(**said, bands=sha256, messages=messages)
+    return DecisionOpened(**said, decision=sha256, messages=messages)

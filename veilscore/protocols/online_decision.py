@@ -31,6 +31,7 @@ from veilscore.wire.protocol import Protocol, call, together
 def decision_record(of: BankRequest, asked: MeasuresAsked, holder: str, *, fresh: bool) -> Protocol[FirmPart]:
     """Bank: ask one holder for the firm's part of all measures; raises what the holder answers instead."""
     spares = {m: s for m in asked.trained(holder) if (s := asked.take_spare(holder, m)) is not None}
+    lost: dict[str, BankSpare] = {}
     request = pb.EncryptRecord()
     request.CopyFrom(of.ask)
     request.fresh = fresh
@@ -38,13 +39,14 @@ def decision_record(of: BankRequest, asked: MeasuresAsked, holder: str, *, fresh
         for _ in range(2):
             missing = [measure for measure in asked.trained(holder) if measure not in spares]
             if missing:
-                spares |= yield from together({measure: asked.make_spare(holder, measure) for measure in missing})
+                made = {measure: asked.make_spare(holder, measure, lost.get(measure)) for measure in missing}
+                spares |= yield from together(made)
             request.spare_ids.clear()
             request.spare_ids.update({measure: spare.spare_id for measure, spare in spares.items()})
             reply = yield from call(holder, request, pb.EncryptedRecord, of.limit_s / 2)
             if not reply.no_spare:
                 break
-            spares = {}  # the holder was restarted since
+            spares, lost = {}, spares  # the holder was restarted since
     except RefusedError:
         _put_back(asked, holder, spares)
         raise

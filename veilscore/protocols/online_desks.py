@@ -29,8 +29,8 @@ class BankRequest:
     ask : what each holder is asked, but for what belongs to that holder.
     sides : the bank's points for each holder, in the order of the model.
     own_units : units of the firm without any holder's part.
-    take_spare, make_spare, put_back : a spare of the stock, if there is one; makes one with a holder that has no other;
-        one that was not used goes back.
+    take_spare, make_spare, put_back : a spare of the stock, if there is one; one with a holder where there is none, or
+        instead of one that the holder has lost; one that was not used goes back.
     bands, pool, drop_pool : where a band or a step is asked for, the cut-offs; a pool with a lead that has a circuit
         (or as many as are named) left; forgets one of which the lead has lost its half.
     decision : instead of sides, own_units and bands where a decision is asked for.
@@ -41,7 +41,7 @@ class BankRequest:
     ask: pb.EncryptRecord
     sides: Mapping[str, Side]
     take_spare: Callable[[str], BankSpare | None]
-    make_spare: Callable[[str], Protocol[BankSpare]]
+    make_spare: Callable[[str, BankSpare | None], Protocol[BankSpare]]
     pool: Callable[..., Protocol[BankPool]]
     own_units: int = 0
     bands: Bands | None = None
@@ -90,6 +90,22 @@ class HolderRecord:
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
+class PartOpening:
+    """What is on disk before a holder's part leaves it, and at the lead before the circuit does.
+
+    passed : what is counted as released.
+    key, request, data : "bank/request id", digest of the OpenPartial and the partial that is kept under it.
+    logged : entries of the log: the part, and at the lead the circuit.
+    """
+
+    passed: Passed
+    key: str
+    request: bytes
+    data: bytes
+    logged: tuple[OpeningLogged, ...]
+
+
+@dataclass(frozen=True, repr=False, kw_only=True)
 class HolderDesk:
     """What a holder's role takes from its node.
 
@@ -100,10 +116,9 @@ class HolderDesk:
     find : looks a record up; RefusedError where policy, consent or release control forbid it.
     take_spare : by bank and id, for a part of a model; out of the stock, if it is there.
     pool : by bank and id, if it is there.
-    admit : counts a release just before its part leaves; RefusedError if it may not.
-    log : writes down what leaves next, so that it cannot leave otherwise.
-    opened, keep : digest and partial that were opened under "bank/request id", perhaps before a restart; kept before
-        they leave, and the first counts.
+    opened : digest and partial that were opened under "bank/request id", perhaps before a restart.
+    write_down : counts a release just before its part leaves (RefusedError if it may not), logs what leaves next and
+        keeps it, so that it cannot leave otherwise; returns the partial that counts, the first under its key.
     """
 
     name: str
@@ -115,10 +130,8 @@ class HolderDesk:
     find: Callable[[str, pb.EncryptRecord], Coroutine[Any, Any, HolderRecord]]
     take_spare: Callable[[str, str, bytes], HolderSpare | None]
     pool: Callable[[str, str], LeadPool | None]
-    admit: Callable[[Passed], None]
-    log: Callable[[OpeningLogged], None]
     opened: Callable[[str], tuple[bytes, bytes] | None]
-    keep: Callable[[str, bytes, bytes], bytes]
+    write_down: Callable[[PartOpening], Coroutine[Any, Any, bytes]]
 
 
 def check_opening(desk: HolderDesk, bank: str, request: pb.OpenPartial, record: HolderRecord) -> None:

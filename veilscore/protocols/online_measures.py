@@ -16,7 +16,8 @@ import numpy as np
 
 from veilscore.arrays import Words
 from veilscore.crypto import shares
-from veilscore.crypto.garbled import GATE_BYTES, Garbler
+from veilscore.crypto.garbled import Garbler
+from veilscore.crypto.gate_list import GateList
 from veilscore.crypto.he import T
 from veilscore.crypto.tweaked_hash import Labels
 from veilscore.crypto.zero_share import uniform_masks
@@ -35,8 +36,8 @@ _MASKS = b"veilscore/1 masks of a single decision\0"
 
 
 @lru_cache(maxsize=64)
-def _gates(circuit: DecisionCircuit) -> int:
-    return circuit.gates()
+def _gates(circuit: DecisionCircuit) -> GateList:
+    return GateList.of(circuit, circuit.n_bank_bits, circuit.n_lead_bits)
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,8 @@ class SingleDecision:
         theirs : false labels (n_wires, 1, 2) of the bank's wires; those at the end stand for nothing.
         """
         circuit = self.circuit
-        word = circuit(garbler, theirs[: circuit.n_bank_bits], garbler.own(circuit.lead_bits(totals)))
-        return garbler.tables(), shares.bits_to_bytes(garbler.decoding(word).reshape(-1))
+        tables, decoding = garbler.run(_gates(circuit), theirs[: circuit.n_bank_bits], circuit.lead_bits(totals))
+        return tables, shares.bits_to_bytes(decoding.reshape(-1))
 
 
 class BankDecision:
@@ -120,14 +121,10 @@ class BankDecision:
 
     def open(self, tables: bytes, decoding: bytes) -> int:
         """Run the lead's circuit, once; return index + (n_steps + 1) * number of the measure, 0 if that is not told."""
-        circuit, engine = self._decision.circuit, self._engine
-        if len(tables) != GATE_BYTES * _gates(circuit):
-            raise MessageError(f"{len(tables)} bytes of garbled tables are not those of one decision")
-        bits = shares.bits_from_bytes(decoding, circuit.output_bits)
-        engine.feed(tables)
-        word = circuit(engine, self._labels[: circuit.n_bank_bits], engine.own((circuit.n_lead_bits, 1)))
-        engine.done()
-        index, which = circuit.read(engine.decode(word, bits.reshape(-1, 1)))
+        circuit = self._decision.circuit
+        bits = shares.bits_from_bytes(decoding, circuit.output_bits).reshape(-1, 1)
+        found = self._engine.run(_gates(circuit), self._labels[: circuit.n_bank_bits], tables, bits)
+        index, which = circuit.read(found)
         return int(index[0]) + (circuit.n_steps + 1) * (0 if which is None else int(which[0]))
 
 
@@ -221,7 +218,7 @@ class MeasuresAsked:
     own: Mapping[str, int]
     bound: int
     take_spare: Callable[[str, str], BankSpare | None]
-    make_spare: Callable[[str, str], Protocol[BankSpare]]
+    make_spare: Callable[[str, str, BankSpare | None], Protocol[BankSpare]]
     put_back: Callable[[str, str, BankSpare], object] = field(default=lambda *_: None)
 
     def trained(self, holder: str) -> dict[str, Side]:

@@ -110,12 +110,16 @@ class BankSecrets(Interface):
 
 @dataclass(frozen=True)
 class BankSpare:
-    """The bank's half: its mask modulo T, for trees its random numbers a (n_cells,), and what it was bound to."""
+    """The bank's half: its mask modulo T, for trees its random numbers a (n_cells,), and what it was bound to.
+
+    keys_id : of the holder's keys, which change with each of its starts.
+    """
 
     spare_id: str
     mask: int = field(repr=False)
     random: Integers | None = field(repr=False)
     opening: OnlineOpening = field(repr=False)
+    keys_id: bytes = b""
 
     def mask_of(self, difference: bytes, cells: Integers, holder: str) -> int:
         """Return what the bank has to take off the total, by the holder's difference; `cells` are points or factors."""
@@ -171,7 +175,7 @@ def bank_spares(
     yield from work(lambda: secrets.keep(opening, prepared))
     yield from call(side.party, pb.FinishSpare(spare_id=ident, evaluated_enc=reply), pb.Empty, limit_s)
     return tuple(
-        BankSpare(spare_id, int(masks[k]), None if random is None else random[k], opening)
+        BankSpare(spare_id, int(masks[k]), None if random is None else random[k], opening, prepared.keys_id)
         for k, spare_id in enumerate(spare_ids(ident, n))
     )
 

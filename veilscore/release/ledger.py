@@ -157,6 +157,7 @@ class ReleaseLedger:
         self._lock = threading.RLock()
         self._busy = False  # a transaction is under way
         self._current = False  # whether all that the file holds is in memory, within a transaction
+        self._wrote = self._ahead = False  # within a transaction: it has written, and memory has what it wrote
         self._seen = 0  # number of the newest release in memory
         self._many: list[Release] = []
         self._single: dict[int, list[Release]] = {}
@@ -252,7 +253,7 @@ class ReleaseLedger:
             if release.inputs:
                 records = release.records[order].astype("<u8").tobytes()
                 self._db.execute(_PUT_IN, (release.reference, release.inputs, records))
-            self._current = False
+            self._current, self._wrote = False, True
 
     def knows(self, reference: str) -> bool:
         """Return whether a release of this reference was written down."""
@@ -317,7 +318,7 @@ class ReleaseLedger:
     def _catch_up(self) -> None:
         """Read the releases that are new, at most once a transaction; another process may have written some."""
         rows = () if self._current else self._db.execute(_NEWER, (self._seen,)).fetchall()
-        self._current = self._busy
+        self._current, self._ahead = self._busy, self._ahead or self._wrote
         for *named, digests, inputs, packed, number in rows:
             kind, bank, reference, model, code_map, hashes, record, at_s, bits = named
             firms, submitted, records = (
@@ -353,8 +354,25 @@ class ReleaseLedger:
                 with self._told(), transaction(self._db):
                     self._busy = True
                     yield
+            except BaseException:
+                if self._ahead:  # memory has releases that were not written down after all: read anew
+                    self._seen, self._many, self._single, self._times = 0, [], {}, {}
+                raise
             finally:
-                self._busy = self._current = False
+                self._busy = self._current = self._wrote = self._ahead = False
+
+    @contextlib.contextmanager
+    def part(self) -> Iterator[None]:
+        """Run the block within `exclusive` so that an error undoes what it wrote, and nothing else."""
+        self._db.execute("SAVEPOINT part")
+        try:
+            yield
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK TO part")
+                self._db.execute("RELEASE part")
+            raise
+        self._db.execute("RELEASE part")
 
     def _told(self) -> contextlib.AbstractContextManager[None]:
         return told(f"release ledger {self._path}", "restore the file from backup; nothing is released meanwhile")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from veilscore.arrays import CodeArray
+from veilscore.errors import StateError, VeilscoreError
 from veilscore.release.budget import ReleaseBudget
 from veilscore.release.gate import ConsentGate, Token
 from veilscore.release.ledger import LEDGER, ONLINE, Release, ReleaseLedger, counted_map
@@ -88,11 +90,31 @@ class SingleGuard:
         used_up = not earlier and budget.single_used_up(release)
         return Passed(release, token, codes.shape[1], earlier.partition("/")[2], used_up)
 
-    def admit(self, passed: Passed) -> None:
-        """Write the release down and use the token up, just before the share leaves; RefusedError if it may not.
+    def admit(
+        self, several: Sequence[Passed], meanwhile: Callable[[Sequence[VeilscoreError | None]], None]
+    ) -> list[VeilscoreError | None]:
+        """Write releases down and use their tokens up, just before the shares leave; all that pass are on disk at once.
 
         The bank says when that is, which may be long after its request: what has ended since does not count any more.
+        Returns for each why it may not pass, None where it does: one that is refused leaves nothing, and others pass.
+        meanwhile : given that before the ledger is on disk, to begin another write that shares its wait.
         """
+        refused: list[VeilscoreError | None] = []
+        with self._ledger.exclusive():
+            for passed in several:
+                try:
+                    with self._ledger.part():
+                        self._admit(passed)
+                except StateError:  # the ledger or the revocations cannot be read or written: it concerns them all
+                    raise
+                except VeilscoreError as refusal:
+                    refused.append(refusal)
+                else:
+                    refused.append(None)
+            meanwhile(refused)
+        return refused
+
+    def _admit(self, passed: Passed) -> None:
         self._policy.allows(Request(bank=passed.release.bank, purpose=None, task=SCORE_ONLINE), self._name)
         self._gate.check_again(passed.token, self._ledger.now_s())
         if self._rules.control == "on":

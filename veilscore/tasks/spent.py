@@ -13,8 +13,8 @@ from pathlib import Path
 from veilscore.data.fixed_bins import MU
 from veilscore.evidence.facts import SCORES_FILE
 from veilscore.evidence.job_ledger import Ledger
+from veilscore.evidence.log import FOLDER
 from veilscore.evidence.receipt import JobReceipt, JobStatement
-from veilscore.evidence.recorder import FOLDER
 from veilscore.release.account import YEAR_S
 from veilscore.tasks.table import charges_of, steps_of
 from veilscore.tasks.task import EXACT
