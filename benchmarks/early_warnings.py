@@ -272,7 +272,7 @@ def life(folder: Path, n_firms: int) -> tuple[dict[float, float], dict[str, Any]
         start = time.perf_counter()
         model.fit(fit[BANK], {p: fit[p] for p in HOLDERS if p != BANK}, id=("uscc", "as_of"), label="bad")
         held = model.report_.data.evaluations[-1].discrimination
-        surely[name] = held.auc - held.auc_se
+        surely[name] = held.auc - 2 * held.auc_se
         score = totals(model, test)
         ratios[name], reach = trial.show(name, model, score)
         took = time.perf_counter() - start
