@@ -47,7 +47,7 @@ PANELS = {
         "node": Noun("Start, stop or look at the node of one home.", "start stop mend status health"),
         "door": Noun("How loan systems reach a bank's node: who may call, and how.", "add list remove openapi"),
         "console": Noun(
-            "Serve a node's pages to its own people, over TLS, until it is stopped.", "invite forget people"
+            "Serve a node's pages to its own people, over TLS, until it is stopped.", "invite vouch forget people"
         ),
         "backup": Noun("Save everything a node keeps, encrypted, while the node runs or not."),
         "restore": Noun("Restore a home from its backup, and verify every file, the log and the state.", file="backup"),
