@@ -1,7 +1,8 @@
 """The alarm budget: cut-offs of a watch such that a stated share of firms is below them in a month, and its jobs.
 
-The cut-offs are read off the counts of the hold-out that the training job opened (of a private job, with noise), never
-off later data. Between two totals at which it was counted, and beyond the lowest, a normal distribution is assumed.
+The cut-offs are read off the counts of the hold-out that the training job opened (of a private job, with noise), or
+where times have changed since, off those of firms today that a sizing of the watch opened (with noise, from the
+account). Between two totals at which it was counted, and beyond the lowest, a normal distribution is assumed.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from veilscore.errors import ConfigError
 from veilscore.models.filed import load_model
 from veilscore.models.stability import EXPECTED, load_expected
 from veilscore.terms.job import parse_job
+from veilscore.terms.settings import parse_json, read_text
 
+_LEAST_OVER_NOISE = 3.0  # times the noise that every count of a sizing must be
 ROWS_PER_FIRM = 12  # months of a firm in a scorecard, whose weights add up to one: the noise is that of one row
 Body = dict[str, Any]
 
@@ -40,13 +43,43 @@ def alarm_cutoffs(model: Path, shares: Sequence[float]) -> list[float]:
             f"model {model.name} has no counts of a hold-out, which say how many firms a cut-off disturbs: train it "
             "with holdout_fraction above 0"
         )
-    filed = load_model(model / "model.json")
-    units = filed.scaling.units
-    found = [round(float(np.ceil(total)) / units, 6) for total in totals_below(*kept, shares)]
+    units = load_model(model / "model.json").scaling.units
+    return _told_apart(model.name, shares, totals_below(*kept, shares), units)
+
+
+def followed_cutoffs(job: Path, model: Path, shares: Sequence[float]) -> list[float]:
+    """Return for each share of firms the points below which so many of those are that a sizing of the watch counted.
+
+    job : folder of a finished job of task size_decision (HOME/jobs/JOB), on the watch as it is filed.
+    model : folder of the filed model of its one measure.
+    Raises ConfigError for another job, and where noise drowns the counts.
+    """
+    try:
+        sized = parse_json(read_text(job / "sized.json", "counts of a sizing"))
+        (limits,) = sized["cutoffs"].values()
+        counts = np.array([sized["steps"][name] for name in reversed(sized["order"])], dtype=np.float64)
+        noise, limits = float(sized["noise"]), np.array(limits, dtype=np.float64)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{job.name} has no counts of a watch with one measure: run a job of task size_decision on it"
+        ) from error
+    drowned = counts < _LEAST_OVER_NOISE * noise
+    if counts.size != limits.size + 1 or drowned.any():
+        raise ConfigError(
+            f"job {job.name} counted {counts.min():,.0f} firms at a level with noise of {noise:,.0f}: count more, or "
+            "with more of the account (mu)"
+        )
+    units = load_model(model / "model.json").scaling.units
+    return _told_apart(model.name, shares, totals_below(limits * units, counts, shares), units)
+
+
+def _told_apart(model: str, shares: Sequence[float], totals: Vector, units: float) -> list[float]:
+    """Return totals as points; ConfigError where those of two shares are the same."""
+    found = [round(float(np.ceil(total)) / units, 6) for total in totals]
     for share, cutoff, other, after in zip(shares, found, shares[1:], found[1:], strict=False):
         if after >= cutoff:
             raise ConfigError(
-                f"model {model.name} tells {share:.1%} and {other:.1%} of firms not apart (both below {cutoff:g} "
+                f"model {model} tells {share:.1%} and {other:.1%} of firms not apart (both below {cutoff:g} "
                 "points): take shares that are further apart"
             )
     return found

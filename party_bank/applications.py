@@ -7,7 +7,7 @@ decision, one contract.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,7 @@ import sqlalchemy as sa
 from party_bank.book import Book, BookEntry, Row
 from party_bank.book_tables import APPLICATIONS, CONTRACTS, DECISIONS, LINES, OFFERS
 from party_bank.contracts import draft_contract
-from party_bank.firms import consent_for
-from party_bank.joint import JointDecision, Question, decide_jointly
+from party_bank.joint import JointDecision, OpenedSteps, Question, note_answer, note_question, opened_of
 from party_bank.limits import limit_of, room
 from party_bank.offers import checked_offer
 from party_bank.settings import HUNDREDTHS, BankSettings, shown_amount
@@ -27,6 +26,12 @@ from veilscore.terms.decision import Purpose
 APPLICATION: Purpose = "application"
 _ADMISSION = "admission"
 APPROVED, REFERRED, DECLINED, RECEIVED = "approved", "referred", "declined", "received"
+_BEHIND = ((DECISIONS, "decision"), (LINES, "line"))  # what stands behind an application, by its columns
+_SHOWN = (
+    sa.select(APPLICATIONS, CONTRACTS.c.number.label("contract"), DECISIONS.c.reasons)
+    .outerjoin(CONTRACTS, CONTRACTS.c.application == APPLICATIONS.c.id)
+    .outerjoin(DECISIONS, DECISIONS.c.id == APPLICATIONS.c.decision)
+)
 
 
 @dataclass(frozen=True)
@@ -117,26 +122,50 @@ def apply(
 ) -> Row:
     """Take an application as far as it goes without a person, and return it with its contract's number ("" if none).
 
-    An application on an offer within its amount uses the decision that made the offer: nothing is released again.
+    Two transactions: the application and what is asked of holders, before they are asked; their answer, the verdict and
+    the contract. On an offer, within its amount, the decision behind it serves: nothing is released again.
     Raises BookError for an offer past its date, a used or wrong secret, a missing consent, and a second open line.
     """
     _check(settings, asked)
+    ask, opening = Question(APPLICATION, "", f"application/{asked.request}"), None
     with book.writing(actor) as entry:
         application = _find(entry, asked) or _receive(entry, asked)
-    decision: Row | None = None
+        if application["status"] != RECEIVED:
+            return _shown(entry, application["id"])
+        if application["decision"] is None:
+            ask = replace(ask, model=settings.decision_for(APPLICATION))
+            noted = note_question(entry, ask, [asked.firm])
     if application["decision"] is None:
-        ask = Question(APPLICATION, settings.decision_for(APPLICATION), f"application/{asked.request}")
-        decision = decide_jointly(book, joint, ask, [asked.firm], actor)[asked.firm]
-    with book.writing(actor) as entry:
-        entry.lock_firm(asked.firm)
-        application = _one(entry, APPLICATIONS, application["id"])
-        if application["decision"] is None and decision is not None:
-            entry.change(APPLICATIONS, application["id"], decision=decision["id"])
-            entry.change(DECISIONS, decision["id"], line=application["line"])
-            application = _one(entry, APPLICATIONS, application["id"])
-        if application["status"] == RECEIVED:
-            _judge(entry, settings, judge, application)
-        return _shown(entry, application["id"])
+        opening = opened_of(joint, ask, noted)
+    try:
+        with book.writing(actor) as entry:
+            entry.lock_firm(asked.firm)
+            _go_on(entry, settings, judge, _one(entry, APPLICATIONS, application["id"]), ask, opening)
+            return _shown(entry, application["id"])
+    except Exception:
+        if opening is not None:  # it was released and counts, whatever the policy or a cap refuses
+            with book.writing(actor) as entry:
+                note_answer(entry, ask, opening)
+        raise
+
+
+def _go_on(
+    entry: BookEntry,
+    settings: BankSettings,
+    judge: Judge,
+    application: Row,
+    ask: Question,
+    opening: OpenedSteps | None,
+) -> None:
+    """Judge an application by the decision of its offer, or by what was opened for it, now or before."""
+    if application["decision"] is not None:
+        decision = _one(entry, DECISIONS, application["decision"])
+    elif opening is not None:
+        decision = note_answer(entry, ask, opening)[application["firm"]]
+    else:
+        decision = note_question(entry, ask, [application["firm"]])[application["firm"]]
+    if application["status"] == RECEIVED:
+        _judge(entry, settings, judge, application, decision)
 
 
 def settle(
@@ -155,8 +184,9 @@ def settle(
         if application["status"] != wanted:
             if application["status"] != REFERRED:
                 raise BookError(f"application {request} is {application['status']}; a person decides on referred ones")
-            rate = settings.product(_one(entry, LINES, application["line"])["product"]).rate_bp
-            _conclude(entry, settings, application, Verdict(wanted, tuple(reasons), rate), by=actor)
+            decision, line = (_one(entry, table, application[key]) for table, key in _BEHIND)
+            rate = settings.product(line["product"]).rate_bp
+            _conclude(entry, settings, application, decision, line, Verdict(wanted, tuple(reasons), rate), by=actor)
         return _shown(entry, application["id"])
 
 
@@ -201,7 +231,6 @@ def _receive(entry: BookEntry, asked: ApplicationRequest) -> Row:
         entry.change(OFFERS, offer["id"], status="applied", scanned_s=offer["scanned_s"] or entry.at_s)
         number = line["id"]
     else:
-        consent_for(entry, asked.firm, APPLICATION)
         taken = entry.rows(
             sa.select(LINES.c.state).where(
                 LINES.c.firm == asked.firm, LINES.c.product == asked.product, LINES.c.state != "closed"
@@ -214,23 +243,22 @@ def _receive(entry: BookEntry, asked: ApplicationRequest) -> Row:
         times = {"opened_s": entry.at_s, "changed_s": entry.at_s}
         number = entry.add(LINES, firm=asked.firm, product=asked.product, state="prospect", reason="", **times)
     entry.move(number, "applied")
-    application = entry.add(
-        APPLICATIONS,
-        firm=asked.firm,
-        line=number,
-        offer=None if offer is None else offer["id"],
-        decision=None if offer is None else offer["decision"],
-        request=asked.request,
-        amount=asked.amount,
-        months=asked.months,
-        status=RECEIVED,
-        received_s=entry.at_s,
-    )
-    return _one(entry, APPLICATIONS, application)
+    application = {
+        "firm": asked.firm,
+        "line": number,
+        "offer": None if offer is None else offer["id"],
+        "decision": None if offer is None else offer["decision"],
+        "request": asked.request,
+        "amount": asked.amount,
+        "months": asked.months,
+        "status": RECEIVED,
+        "received_s": entry.at_s,
+    }
+    return {**application, "id": entry.add(APPLICATIONS, **application)}
 
 
-def _judge(entry: BookEntry, settings: BankSettings, judge: Judge, application: Row) -> None:
-    decision, line = _one(entry, DECISIONS, application["decision"]), _one(entry, LINES, application["line"])
+def _judge(entry: BookEntry, settings: BankSettings, judge: Judge, application: Row, decision: Row) -> None:
+    line = _one(entry, LINES, application["line"])
     product = settings.product(line["product"])
     inputs = {
         "firm": application["firm"],
@@ -249,43 +277,41 @@ def _judge(entry: BookEntry, settings: BankSettings, judge: Judge, application: 
             REFERRED, (f"asks for more than caps still allow, {shown_amount(left)}",), None, verdict.policy,
             verdict.policy_sha256, verdict.row,
         )  # fmt: skip
-    _conclude(entry, settings, application, verdict, inputs=inputs)
+    _conclude(entry, settings, application, decision, line, verdict, inputs=inputs)
 
 
 def _conclude(
     entry: BookEntry,
     settings: BankSettings,
     application: Row,
+    decision: Row,
+    line: Row,
     verdict: Verdict,
     *,
     by: str = "policy",
     inputs: Any = None,
 ) -> None:
     """Write down a verdict with what it was made of, and do what follows from it."""
-    before = _one(entry, DECISIONS, application["decision"])
-    reasons = [*before["reasons"], *verdict.reasons]
-    values: Row = {"outcome": verdict.outcome, "reasons": reasons, "decided_by": by}
+    reasons = [*decision["reasons"], *verdict.reasons]
+    values: Row = {"outcome": verdict.outcome, "reasons": reasons, "decided_by": by, "line": line["id"]}
     if verdict.policy:
         values |= {"policy": verdict.policy, "policy_sha256": verdict.policy_sha256, "policy_row": verdict.row}
     if inputs is not None:
-        values["inputs"] = {**before["inputs"], **inputs}
-    entry.change(DECISIONS, application["decision"], **values)
-    entry.change(APPLICATIONS, application["id"], status=verdict.outcome)
+        values["inputs"] = {**decision["inputs"], **inputs}
+    entry.change(DECISIONS, decision["id"], **values)
+    entry.change(APPLICATIONS, application["id"], status=verdict.outcome, decision=decision["id"])
     if verdict.outcome == APPROVED:
-        line = _one(entry, LINES, application["line"])
         rate = settings.product(line["product"]).rate_bp if verdict.rate_bp is None else verdict.rate_bp
         own = {"application": application["id"]}
         draft_contract(entry, settings, line, application["amount"], application["months"], rate, **own)
         entry.move(line["id"], "approved")
     elif verdict.outcome == DECLINED:
-        entry.move(application["line"], "closed", f"declined: {'; '.join(verdict.reasons)}")
+        entry.move(line["id"], "closed", f"declined: {'; '.join(verdict.reasons)}")
 
 
 def _shown(entry: BookEntry, application: int) -> Row:
-    row = _one(entry, APPLICATIONS, application)
-    contract = entry.scalar(sa.select(CONTRACTS.c.number).where(CONTRACTS.c.application == application))
-    reasons = entry.scalar(sa.select(DECISIONS.c.reasons).where(DECISIONS.c.id == row["decision"]))
-    return {**row, "contract": contract or "", "reasons": reasons}
+    (row,) = entry.rows(_SHOWN.where(APPLICATIONS.c.id == application))
+    return {**row, "contract": row["contract"] or ""}
 
 
 def _one(entry: BookEntry, table: sa.Table, row_id: int) -> Row:

@@ -28,6 +28,7 @@ from veilscore.files.private import private_folder
 Row = dict[str, Any]
 Where = sa.ColumnElement[bool]
 _DAY_S = 86400.0
+_LAST_ENTRY = sa.select(HISTORY.c.at_s).order_by(HISTORY.c.id.desc()).limit(1)
 _MOST_BACK_S, _MOST_AHEAD_S = _DAY_S, 45 * _DAY_S  # that the clock may differ from the last entry
 
 
@@ -71,7 +72,9 @@ class Book:
         Raises BookError where the clock jumped against the last entry.
         """
         with self._transaction() as db:
-            yield BookEntry(db, actor, self._now_s(db))
+            entry = BookEntry(db, actor, self._now_s(db))
+            yield entry
+            entry.write_history()
 
     def rows(self, query: sa.Select[Any]) -> list[Row]:
         """Return what a query finds."""
@@ -99,12 +102,14 @@ class Book:
         if date != day_of(now_s):
             raise BookError(f"the clock of this machine says {day_of(now_s)}, not {date}: mend it first")
         with self._transaction() as db:
-            BookEntry(db, actor, now_s).note("clock", "", {"date": date})
+            entry = BookEntry(db, actor, now_s)
+            entry.note("clock", "", {"date": date})
+            entry.write_history()
 
     def _now_s(self, db: Connection) -> float:
         """Return the time of a new entry, never before the last one."""
         now_s = self._clock()
-        last_s = db.execute(sa.select(HISTORY.c.at_s).order_by(HISTORY.c.id.desc()).limit(1)).scalar()
+        last_s = db.execute(_LAST_ENTRY).scalar()
         if last_s is None or last_s <= now_s <= last_s + _MOST_AHEAD_S:
             return now_s
         if 0 <= last_s - now_s <= _MOST_BACK_S:
@@ -134,6 +139,7 @@ class BookEntry:
     def __init__(self, db: Connection, actor: str, at_s: float) -> None:
         self.db, self.actor, self.at_s = db, actor, at_s
         self.today = day_of(at_s)
+        self._history: list[Row] = []  # written at once at the end, as a statement costs more than its rows
 
     def add(self, table: sa.Table, **values: Any) -> int:
         """Add a row and return its id."""
@@ -145,7 +151,7 @@ class BookEntry:
             return []
         adding = table.insert().returning(table.c.id, sort_by_parameter_order=True)
         ids = [int(one) for one in self.db.execute(adding, list(rows)).scalars()]
-        self._write([self._told("added", table, one, row) for one, row in zip(ids, rows, strict=True)])
+        self._history += [self._told("added", table, one, row) for one, row in zip(ids, rows, strict=True)]
         return ids
 
     def add_once(self, table: sa.Table, **values: Any) -> int | None:
@@ -154,19 +160,16 @@ class BookEntry:
         adding = dialect.insert(table).values(**values).on_conflict_do_nothing().returning(table.c.id)
         row_id = self.db.execute(adding).scalar()
         if row_id is not None:
-            self._write([self._told("added", table, row_id, values)])
+            self._history.append(self._told("added", table, row_id, values))
         return None if row_id is None else int(row_id)
 
     def change(self, table: sa.Table, row_id: int, where: Where | None = None, **values: Any) -> bool:
         """Change a row if `where` still holds, and return whether it did."""
         found = table.c.id == row_id if where is None else sa.and_(table.c.id == row_id, where)
-        if self.db.execute(table.update().where(found).values(**values)).rowcount != 1:
-            return False
-        firm = (
-            self.db.execute(sa.select(table.c.firm).where(table.c.id == row_id)).scalar() if "firm" in table.c else ""
-        )
-        self._write([self._told("changed", table, row_id, {**values, "firm": firm})])
-        return True
+        whose = table.c.firm if "firm" in table.c else sa.literal("")
+        changed = self.db.execute(table.update().where(found).values(**values).returning(whose)).scalars().all()
+        self._history += [self._told("changed", table, row_id, {**values, "firm": firm}) for firm in changed]
+        return bool(changed)
 
     def change_all(self, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
         """Change rows of a table with a firm, each given with its id and firm and the same other keys."""
@@ -176,12 +179,10 @@ class BookEntry:
         changing = table.update().where(table.c.id == sa.bindparam("the_id"))
         changing = changing.values({key: sa.bindparam(f"new_{key}", type_=table.c[key].type) for key in keys})
         self.db.execute(changing, [{"the_id": row["id"], **{f"new_{key}": row[key] for key in keys}} for row in rows])
-        self._write(
-            [
-                self._told("changed", table, row["id"], {"firm": row["firm"], **{key: row[key] for key in keys}})
-                for row in rows
-            ]
-        )
+        self._history += [
+            self._told("changed", table, row["id"], {"firm": row["firm"], **{key: row[key] for key in keys}})
+            for row in rows
+        ]
 
     def move(self, line: int, state: str, why: str = "") -> None:
         """Move a line to another state; BookError where it may not go there from where it is."""
@@ -190,7 +191,6 @@ class BookEntry:
     def move_all(self, lines: Sequence[int], state: str, why: str = "") -> None:
         """Move lines to another state, all or none."""
         sources = [source for source, targets in TRANSITIONS.items() if state in targets]
-        told: list[Row] = []
         for some in _pieces(lines):
             query = sa.select(LINES.c.id, LINES.c.firm, LINES.c.state).where(LINES.c.id.in_(some)).with_for_update()
             found = {row.id: row for row in self.db.execute(query)}
@@ -200,10 +200,9 @@ class BookEntry:
                 if found[line].state not in sources:
                     raise BookError(f"line {line} is {found[line].state}; it cannot become {state}")
                 what = {"firm": found[line].firm, "from": found[line].state, "to": state, "reason": why}
-                told.append(self._told("moved", LINES, line, what))
+                self._history.append(self._told("moved", LINES, line, what))
             values = {"state": state, "changed_s": self.at_s, "reason": why[:400]}
             self.db.execute(LINES.update().where(LINES.c.id.in_(some)).values(**values))
-        self._write(told)
 
     def lock_firm(self, firm: str) -> Row:
         """Return a firm, and let no other transaction lock it before this one ends; BookError if it is unknown."""
@@ -227,7 +226,13 @@ class BookEntry:
 
     def note(self, event: str, firm: str, content: Mapping[str, Any]) -> None:
         """Write into the history what changes no row."""
-        self._write([self._told(event, None, 0, {**content, "firm": firm})])
+        self._history.append(self._told(event, None, 0, {**content, "firm": firm}))
+
+    def write_history(self) -> None:
+        """Write what this transaction did into the history: the last thing before it is committed."""
+        if self._history:
+            self.db.execute(HISTORY.insert(), self._history)
+            self._history = []
 
     def _told(self, event: str, table: sa.Table | None, row_id: int, values: Mapping[str, Any]) -> Row:
         content = {
@@ -244,10 +249,6 @@ class BookEntry:
             "subject_id": row_id,
             "content": content,
         }
-
-    def _write(self, rows: list[Row]) -> None:
-        if rows:
-            self.db.execute(HISTORY.insert(), rows)
 
 
 def day_of(at_s: float) -> dt.date:

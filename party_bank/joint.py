@@ -69,29 +69,62 @@ def decide_jointly(
     basis : legal ground filed by two stewards, in place of consents.
     Raises BookError where a firm gave no consent for this kind of decision.
     """
-    of_ask = sa.and_(DECISIONS.c.kind == ask.kind, DECISIONS.c.reference == ask.reference)
     with book.writing(actor) as entry:
-        found = {row["firm"]: row for row in entry.rows(sa.select(DECISIONS).where(of_ask))}
-        if not found and firms:
-            given = {} if basis else _consents_of(entry, firms, ask.kind)
-            entry.add_all(DECISIONS, [_asked(ask, firm, given.get(firm), basis, entry.at_s) for firm in firms])
-        elif not basis:
-            _renew_consents(entry, ask, [row for row in found.values() if row["outcome"] == ASKED])
-        found = {row["firm"]: row for row in entry.rows(sa.select(DECISIONS).where(of_ask))}
-    waiting = sorted(firm for firm, row in found.items() if row["outcome"] == ASKED)
-    if waiting:
-        opening = joint(waiting, model=found[waiting[0]]["model"], purpose=ask.kind, reference=ask.reference)
-        missing = set(waiting) - opening.steps.keys()
-        if missing:
-            raise DataError(
-                f"the joint decision {ask.reference} lacks {len(missing)} of {len(waiting)} firms: nothing was taken "
-                "over; give the steps of all firms that were asked for"
-            )
-        with book.writing(actor) as entry:
-            fresh = entry.rows(sa.select(DECISIONS).where(of_ask, DECISIONS.c.outcome == ASKED).with_for_update())
-            entry.change_all(DECISIONS, [_opened(row, opening) for row in fresh])
-            found = {row["firm"]: row for row in entry.rows(sa.select(DECISIONS).where(of_ask))}
+        found = note_question(entry, ask, firms, basis=basis)
+    opening = opened_of(joint, ask, found)
+    if opening is None:
+        return found
+    with book.writing(actor) as entry:
+        return note_answer(entry, ask, opening)
+
+
+def note_question(entry: BookEntry, ask: Question, firms: Sequence[str], *, basis: str = "") -> dict[str, Row]:
+    """Enter what is going to be asked, and return the decisions by firm; under a known reference, what was asked then.
+
+    It is committed before holders are asked. basis, errors : as of `decide_jointly`.
+    """
+    found = _decisions_of(entry, ask)
+    if not found:
+        given = {} if basis or not firms else _consents_of(entry, firms, ask.kind)
+        rows = [_asked(ask, firm, given.get(firm), basis, entry.at_s) for firm in firms]
+        ids = entry.add_all(DECISIONS, rows)
+        return {row["firm"]: {**row, "id": one} for row, one in zip(rows, ids, strict=True)}
+    waiting = [row for row in found.values() if row["outcome"] == ASKED]
+    if waiting and not basis:
+        _renew_consents(entry, ask, waiting)
+        return _decisions_of(entry, ask)
     return found
+
+
+def opened_of(joint: JointDecision, ask: Question, found: Mapping[str, Row]) -> OpenedSteps | None:
+    """Ask holders about the firms that wait for an answer, and return it; None where none waits.
+
+    Raises DataError for an answer that lacks one of them.
+    """
+    waiting = sorted(firm for firm, row in found.items() if row["outcome"] == ASKED)
+    if not waiting:
+        return None
+    opening = joint(waiting, model=found[waiting[0]]["model"], purpose=ask.kind, reference=ask.reference)
+    missing = set(waiting) - opening.steps.keys()
+    if missing:
+        raise DataError(
+            f"the joint decision {ask.reference} lacks {len(missing)} of {len(waiting)} firms: nothing was taken "
+            "over; give the steps of all firms that were asked for"
+        )
+    return opening
+
+
+def note_answer(entry: BookEntry, ask: Question, opening: OpenedSteps) -> dict[str, Row]:
+    """Enter what was opened of firms that wait, and return the decisions by firm; what is there already stays."""
+    found = _decisions_of(entry, ask, locked=True)
+    fresh = [_opened(row, opening) for row in found.values() if row["outcome"] == ASKED]
+    entry.change_all(DECISIONS, fresh)
+    return found | {row["firm"]: {**found[row["firm"]], **row} for row in fresh}
+
+
+def _decisions_of(entry: BookEntry, ask: Question, *, locked: bool = False) -> dict[str, Row]:
+    query = sa.select(DECISIONS).where(DECISIONS.c.kind == ask.kind, DECISIONS.c.reference == ask.reference)
+    return {row["firm"]: row for row in entry.rows(query.with_for_update() if locked else query)}
 
 
 def _consents_of(entry: BookEntry, firms: Sequence[str], kind: str) -> dict[str, int]:
@@ -107,11 +140,11 @@ def _renew_consents(entry: BookEntry, ask: Question, waiting: Sequence[Row]) -> 
 
     Of many firms, one whose consent has ended is left out as unknown; of one alone BookError says so.
     """
-    if not waiting:
-        return
     firms = [row["firm"] for row in waiting]
     given = consents_for(entry, firms, ask.kind)
-    noted = {row["id"]: row for row in entry.rows(sa.select(CONSENTS).where(CONSENTS.c.purpose == ask.kind))}
+    known = sa.select(CONSENTS).where(CONSENTS.c.purpose == ask.kind)
+    known = known if len(firms) > 1 else known.where(CONSENTS.c.firm == firms[0])
+    noted = {row["id"]: row for row in entry.rows(known)}
     for row in waiting:
         firm, before, now = row["firm"], noted.get(row["consent"]), given.get(row["firm"])
         if now is None and len(firms) == 1:

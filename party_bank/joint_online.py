@@ -57,6 +57,7 @@ class OnlineJoint:
 
     def __init__(self, book: Book, node: ScoringNode, *, timeout_s: float = 10.0) -> None:
         self._book, self._node, self._timeout_s = book, node, timeout_s
+        self._known: dict[tuple[str, str], float] = {}
 
     def __call__(self, firms: Sequence[str], *, model: str, purpose: str, reference: str) -> OpenedSteps:
         """Return the step of a firm; None where a holder says that it does not know it.
@@ -67,7 +68,6 @@ class OnlineJoint:
         if len(firms) != 1:
             raise BookError(f"{reference} is about {len(firms):,} firms: run a job for them (task decide)")
         (firm,) = firms
-        outcomes = load_decision(self._node.home, model).decision.outcomes
         kept = self._token(firm, model, purpose, reference)
         response = self._answer(firm, model, purpose, reference, kept)
         if kept is not None and kept[0].parent.name == "tokens":
@@ -77,9 +77,15 @@ class OnlineJoint:
             {firm: None if unknown else response.step},
             response.model_sha256.hex(),
             tuple(party.party for party in response.parties if party.party != self._node.name),
-            bits_of(outcomes),
+            self._bits(model, response.model_sha256.hex()),
             measures={firm: response.measure} if response.measure else {},
         )
+
+    def _bits(self, model: str, sha256: str) -> float:
+        """Return what an outcome of a decision tells; of each version its file is read once."""
+        if (model, sha256) not in self._known:
+            self._known[model, sha256] = bits_of(load_decision(self._node.home, model).decision.outcomes)
+        return self._known[model, sha256]
 
     def _answer(
         self, firm: str, model: str, purpose: str, reference: str, kept: _Kept | None

@@ -83,6 +83,35 @@ class LendingContract:
         assert decided[firms[1]]["reasons"] == ["yes: earns 5.00% of its limit a year; no budget is scarce"]
         assert decided[firms[1]]["holders"] == ["tax", "registry"]
 
+    def test_what_was_opened_is_kept_although_the_policy_cannot_judge(self, book):
+        (firm,) = some(book, 1, "application")
+        joint, request = Joint({firm: 1}), asked(firm)
+
+        def lacks(_inputs):
+            raise ConfigError("the policy lacks blacklisted")
+
+        with pytest.raises(ConfigError, match="lacks blacklisted"):
+            apply(book, request, joint, lacks)
+        (decided,) = book.rows(sa.select(DECISIONS).where(DECISIONS.c.firm == firm))
+        (kept,) = book.rows(sa.select(APPLICATIONS).where(APPLICATIONS.c.firm == firm))
+        assert (decided["outcome"], decided["step"], decided["bits"]) == ("opened", 1, 1.6)  # holders were charged
+        assert (kept["status"], kept["decision"], line_of(book, firm)["state"]) == ("received", None, "applied")
+        assert apply(book, request, joint)["status"] == "approved"
+        assert len(joint.asked) == 1
+
+    def test_an_application_is_two_transactions_and_a_repeat_one(self, book):
+        (firm,) = some(book, 1, "application")
+        commits = []
+        note = commits.append
+        sa.event.listen(book._engine, "commit", note)
+        try:
+            first = apply(book, asked(firm), Joint({firm: 1}))
+            n = len(commits)
+            assert apply(book, asked(firm)) == first
+        finally:
+            sa.event.remove(book._engine, "commit", note)
+        assert (n, len(commits)) == (2, 3)
+
     def test_a_firm_in_two_campaigns_is_refused(self, book):
         firm, _ = offered(book)
         with pytest.raises(BookError, match=rf"{firm} has an open line of tax \(offered, offered by campaign c\d+\)"):

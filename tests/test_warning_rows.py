@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import duckdb
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 from bank_trial import SETTINGS, Clock, Joint, add_firms, consent, lend, new_url
 
 from party_bank import alarms
-from party_bank.alarm_budget import alarm_cutoffs, month_job, totals_below, training_jobs
+from party_bank.alarm_budget import alarm_cutoffs, followed_cutoffs, month_job, totals_below, training_jobs
 from party_bank.book import Book
 from party_bank.book_tables import CASES
 from party_bank.contracts import draw, months_after, repay
@@ -273,6 +275,37 @@ def test_a_month_s_job_goes_on_from_the_last():
     assert parse_job(month_job("bank", datasets, settings, dt.date(2026, 11, 3), None)).parameters.last is None
     with pytest.raises(ConfigError, match="names no decision for watch"):
         month_job("bank", datasets, settings.model_copy(update={"decisions": {}}), TODAY, None)
+
+
+def sizing(folder, counts, cutoffs, noise=5.0):
+    """A job's folder with counts of none, look and act."""
+    folder.mkdir(exist_ok=True)
+    steps = dict(zip(("none", "look", "act"), counts, strict=True))
+    said = {"decision": "watch", "noise": noise, "steps": steps, "order": list(steps), "cutoffs": {"hazard": cutoffs}}
+    (folder / "sized.json").write_text(json.dumps(said), encoding="utf-8")
+    return folder
+
+
+def test_cut_offs_follow_the_firms_of_today(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "party_bank.alarm_budget.load_model", lambda _: SimpleNamespace(scaling=SimpleNamespace(units=100))
+    )
+    points = np.random.default_rng(4).normal(540, 30, 200_000)  # meant were a tenth and a fiftieth below 560 and 545
+    below = [float((points < cutoff).sum()) for cutoff in (545, 560)]
+    counts = (points.size - below[1], below[1] - below[0], below[0])
+    assert below[1] / points.size > 0.7
+    found = followed_cutoffs(sizing(tmp_path / "job", counts, [545, 560]), tmp_path, [0.1, 0.02])
+    assert [float((points < cutoff).mean()) for cutoff in found] == pytest.approx([0.1, 0.02], abs=0.005)
+    for counts, why in (
+        ((5000.0, 4.0, 300.0), "counted 4 firms at a level with noise of 5"),
+        ((9.0,) * 3, "counted 9"),
+    ):
+        with pytest.raises(ConfigError, match=why):
+            followed_cutoffs(sizing(tmp_path / "job", counts, [545, 560]), tmp_path, [0.1, 0.02])
+    with pytest.raises(ConfigError, match="job has no counts of a watch with one measure"):
+        followed_cutoffs(sizing(tmp_path / "job", (1.0,) * 3, [545, "x"]), tmp_path, [0.1])
+    with pytest.raises(ConfigError, match="counts of a sizing not found"):
+        followed_cutoffs(tmp_path, tmp_path, [0.1])
 
 
 def test_a_model_without_a_hold_out_has_no_cut_offs(tmp_path):

@@ -71,11 +71,17 @@ def levels(
     *,
     dataset: DatasetOption,
     holder: HolderOption,
+    sized: Annotated[
+        str, typer.Option(help="Job of task size_decision on the watch: cut-offs follow the firms that it counted.")
+    ] = "",
     home: HomeOption = None,
     federation: FederationOption = None,
 ) -> None:
-    """Write the decision whose levels disturb the shares of firms that bank.yaml allows, by the model's hold-out."""
-    from party_bank.alarm_budget import alarm_cutoffs, decision_job  # noqa: PLC0415 - loads numpy
+    """Write the decision whose levels disturb the shares of firms that bank.yaml allows.
+
+    By the counts of the model's hold-out, or with --sized by those of firms today.
+    """
+    from party_bank.alarm_budget import alarm_cutoffs, decision_job, followed_cutoffs  # noqa: PLC0415 - loads numpy
     from veilscore.files.store import write_text  # noqa: PLC0415
 
     with opened(home, federation) as bank:
@@ -83,7 +89,9 @@ def levels(
         if not (known / "model.json").is_file():
             raise ConfigError(f"no model {model[:60]!r} is filed here; `veilscore model list` shows all")
         rules = bank.settings.warnings
-        cutoffs = alarm_cutoffs(known, [level.share for level in rules.levels])
+        shares = [level.share for level in rules.levels]
+        counted = bank.home / "jobs" / Path(sized).name
+        cutoffs = followed_cutoffs(counted, known, shares) if sized else alarm_cutoffs(known, shares)
         named = _datasets(bank, dataset, holder)
         write_text(file, decision_job(bank.node.name, named, bank.settings, model, cutoffs))
     shown = ((n.name, f"{n.share:.1%}", f"{cutoff:g}") for n, cutoff in zip(rules.levels, cutoffs, strict=True))

@@ -24,7 +24,8 @@ def open_engine(url: str, key: str) -> Engine:
         arguments: dict[str, Any] = {"timeout": _BUSY_S} if parsed.get_backend_name() == "sqlite" else {}
         if parsed.get_backend_name() == "postgresql":
             arguments = {"connect_timeout": int(_BUSY_S)}
-        engine = sa.create_engine(parsed, connect_args=arguments, pool_pre_ping=True)
+        served = parsed.get_backend_name() != "sqlite"  # a server may have closed a connection, a file does not
+        engine = sa.create_engine(parsed, connect_args=arguments, pool_pre_ping=served)
     except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError) as error:
         raise ConfigError(
             f"{key} is not a usable SQLAlchemy URL (sqlite:///... or postgresql+psycopg://...)"

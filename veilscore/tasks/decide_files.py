@@ -50,10 +50,14 @@ def write_decisions(store: JobStore, table: Table, decision: DecisionModel, foun
 def keep_told(
     store: JobStore, decision: DecisionModel, counts: Vector, sigma: float, n_rows: int, name: str = "decided"
 ) -> None:
-    """Keep noised counts (n_steps + 1,) by name of the step, and the deviation of their noise, as NAME.json."""
+    """Keep noised counts (n_steps + 1,) by name of the step, their noise, and the cut-offs behind them, as NAME.json.
+
+    sigma : the deviation of the noise.
+    """
     by_step = dict(zip(map(decision.step_of, range(counts.size)), counts.tolist(), strict=True))
     named = {decision.name_of(step): round(by_step[step], 1) for step in sorted(by_step)}
-    said = {"decision": decision.name, "n_rows": n_rows, "noise": round(sigma, 2), "steps": named}
+    cutoffs = {name: list(decision.cutoffs_of(name)) for name in decision.measures}
+    said = {"decision": decision.name, "n_rows": n_rows, "noise": round(sigma, 2), "steps": named, "cutoffs": cutoffs}
     store.save_json(name, said | {"order": list(named)})  # a file's keys are sorted
 
 
