@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -106,6 +107,7 @@ def test_a_whole_job_and_one_that_waits_for_approval_and_fails(careless_shell, t
         assert "job done" in veilscore("job", "watch", "toy", "--federation", trial)
         assert "accepted" in veilscore("job", "inbox", "--home", trial / "tax")
         assert "answers" in veilscore("node", "status", trial / "tax")
+        assert "tax answers: healthy" in veilscore("node", "health", trial / "tax")
         with pytest.raises(JobError, match="is done; it cannot become cancelled"):
             veilscore("job", "cancel", "toy", "--home", trial / "bank")
         with pytest.raises(JobError, match="only an unfinished or failed job"):
@@ -113,6 +115,9 @@ def test_a_whole_job_and_one_that_waits_for_approval_and_fails(careless_shell, t
         with pytest.raises(JobError, match="no job whose id begins with 'other'"):
             veilscore("job", "show", "other", "--home", trial / "bank")
         assert "stopped" in veilscore("node", "stop", trial / "tax")
+        said = json.loads(veilscore("node", "health", trial / "tax", "--json", exit_code=1))
+        assert (said["healthy"], said["answer"]) == (False, "does not run")
+        assert "The node does not run: start it with `veilscore node start`." in said["look_at"]
         asks_a_person(trial / "tax")
         assert "process" in veilscore("node", "start", trial / "tax", "--detach")
         approval_and_a_failed_job(trial, job)

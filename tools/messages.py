@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from babel.messages.catalog import Catalog
-from babel.messages.extract import extract_from_dir
+from babel.messages.extract import extract_from_dir, extract_from_file
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po, write_po
 
@@ -22,6 +22,7 @@ FOLDERS = (ROOT / "veilscore" / "console", ROOT / "party_bank" / "console", ROOT
 METHODS = [("**.py", "python"), ("**/templates/**.html", "jinja2")]
 OPTIONS = {"**/templates/**.html": {"newstyle_gettext": "true", "silent": "false", "trimmed": "true"}}
 KEYWORDS = {"_": None, "noted": None}
+HEALTH = ROOT / "veilscore" / "node" / "health.py"  # whose findings the console shows in its own words
 
 
 def texts_of(folder: Path) -> Catalog:
@@ -31,6 +32,9 @@ def texts_of(folder: Path) -> Catalog:
         folder, METHODS, OPTIONS, KEYWORDS, comment_tags=()
     ):
         found.add(message, None, [(name, 1)], context=context)
+    if folder == FOLDERS[0]:
+        for _line, message, _comments, _context in extract_from_file("python", HEALTH, {"HealthFinding": None}):
+            found.add(message, None, [(HEALTH.name, 1)])
     return found
 
 

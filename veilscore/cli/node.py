@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import importlib
+import json
 import shlex
 import subprocess
 import time
@@ -12,11 +13,12 @@ from typing import Annotated
 import typer
 
 from veilscore.cli.connection import Connection, connect, reach
-from veilscore.cli.display import console, table
+from veilscore.cli.display import console, megabytes, styled, table
 from veilscore.errors import ConfigError, JobError, PeerError
 from veilscore.fabric.process import Service, running_pid, serve
 from veilscore.node import processes, state
 from veilscore.node.founding import homes_in
+from veilscore.terms.federation import load_federation
 from veilscore.terms.node_config import load_node_config
 from veilscore.v1 import control_pb2
 
@@ -30,6 +32,7 @@ Wait = Annotated[
     float, typer.Option(min=1, envvar="VEILSCORE_START_S", help="Seconds to wait until every node answers.")
 ]
 _SAY_EVERY_S = 5.0
+_ANSWERS = "answers"
 # Named as text and imported when a node starts: the command needs no institution but the one that it runs.
 _SERVED = {
     "bank": "veilscore.sandbox.reception:open_node",
@@ -93,6 +96,33 @@ def status(home: Home) -> None:
     pid = running_pid(home)
     console().print(f"node of {home}: {'does not run' if pid is None else f'runs, process {pid}'}")
     reach(home, _show_members)
+
+
+@node_app.command(epilog="Example: veilscore node health /srv/tax --json")
+def health(
+    home: Home,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON, for machines.")] = False,
+) -> None:
+    """Tell whether the node answers and what an operator should look at; exit code 1 where it does not do its work.
+
+    For health checks of service managers: asks this node alone, not its federation.
+    """
+    from veilscore.node.health import findings  # noqa: PLC0415 - loads the log's own modules
+
+    config = load_node_config(home)
+    found = findings(home, config, load_federation(config.federation))
+    answer = "does not run" if running_pid(home) is None else reach(home, lambda to: _answer(to, config.name))
+    fine = answer == _ANSWERS and not any(one.critical for one in found)
+    told = [one.text % {**one.values, "free": f"{megabytes(one.values.get('free', 0))} MB"} for one in found]
+    if as_json:
+        typer.echo(json.dumps({"node": config.name, "healthy": fine, "answer": answer, "look_at": told}))
+    else:
+        console().print(styled("[bold]{}[/bold] {}: {}", config.name, answer, "healthy" if fine else "not healthy"))
+        for text in told:
+            console().print(f"- {text}", markup=False)
+    if not fine:
+        raise typer.Exit(1)
 
 
 @app.command(epilog="Example: veilscore up trial")
@@ -175,4 +205,4 @@ async def _answer(connection: Connection, name: str) -> str:
         await connection.call(name, "Ping", control_pb2.Empty(), control_pb2.Empty, timeout_s=5)
     except PeerError as error:
         return f"failed: {error.message}"
-    return "answers"
+    return _ANSWERS

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
 import math
 import shutil
 import time
@@ -21,9 +20,8 @@ from veilscore.console.language import noted
 from veilscore.console.page import ANY_PERSON, ANYBODY, Page
 from veilscore.console.proofs import heads_seen
 from veilscore.errors import VeilscoreError
-from veilscore.evidence.log import FOLDER
 from veilscore.fabric.process import running_pid
-from veilscore.keys.identity import RECOVERY_FILE
+from veilscore.node.health import findings
 from veilscore.release.account import FILE, accounts
 from veilscore.release.monthly import released_by_month
 from veilscore.reports.svg import Chart
@@ -32,9 +30,7 @@ from veilscore.terms.job import ENDED
 from veilscore.terms.people import AUDITOR, OPERATOR, STEWARD
 from veilscore.v1 import control_pb2 as pb
 
-_SOON_DAYS = 30
 _PING_S = 3.0
-_LITTLE_DISK = 1 << 30
 
 
 async def overview(visit: Visit) -> Response:
@@ -92,26 +88,14 @@ def _jobs_chart(jobs: list[SeenJob], told: Callable[[str], str]) -> Chart | None
 def warnings(visit: Visit) -> list[str]:
     """Return what an operator should look at; each is a text of the catalogue with its figure put in."""
     home, told = visit.desk.home, []
-    now = dt.datetime.now(dt.UTC)
-    if running_pid(home.path) is None:
-        told.append(visit.told(noted("The node does not run: start it with `veilscore node start`.")))
-    for certificate in home.federation.history.accepted(home.name, now.timestamp())[:1]:
-        days = (certificate.not_after - now).days
-        if days < _SOON_DAYS:
-            told.append(visit.told(noted("The node's certificate expires in %(days)d days.")) % {"days": days})
-    if (home.config.identity / RECOVERY_FILE).exists():
-        told.append(visit.told(noted("The recovery key lies beside the key that it revokes: move it to a safe place.")))
-    free = shutil.disk_usage(home.path).free
-    if free < _LITTLE_DISK:
-        told.append(visit.told(noted("Only %(free)s of disk are free.")) % {"free": visit.locale.size(free)})
+    for one in findings(home.path, home.config, home.federation):
+        values = {name: visit.locale.size(of) if name == "free" else of for name, of in one.values.items()}
+        told.append(visit.told(one.text) % values)
     waiting = len(visit.desk.store.not_logged())
     if waiting and running_pid(home.path) is None:
         told.append(
             visit.told(noted("%(count)d acts wait for the node, which writes them into its log.")) % {"count": waiting}
         )
-    forks = list((home.path / FOLDER / "forks").glob("*.json"))
-    if forks:
-        told.append(visit.told(noted("A party signed two histories: see evidence/forks in the home.")))
     return told
 
 
