@@ -81,7 +81,7 @@ class _Deadlines:
     expire : called with the number of a call whose time is over.
     """
 
-    def __init__(self, expire: Callable[[int], None]) -> None:
+    def __init__(self, expire: Callable[[int], object]) -> None:
         self._expire = expire
         self._ends: dict[int, float] = {}
         self._timer: asyncio.TimerHandle | None = None
