@@ -1,7 +1,7 @@
 """Time of each page of a bank's console for eight people at once, with 100,000 firms; memory over 10,000 requests.
 
 The console is a process of its own and speaks TLS; each person has a connection and a session. Times are those of the
-browser's side: from the request to the last byte.
+browser's side: from the request to the last byte; the console's processor time of a page is beside it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ parameters: {{max_bin: {bins}}}
 PAGES = (
     "/", "/jobs", "/jobs?q=card&page=3", "/data", "/agreements", "/consents", "/log", "/receipts", "/people", "/me",
     "/portfolio", "/firms", "/firms?q=Firm+7&page=40", "/firms?q=9131&region=South&industry=food&page=100",
-    "/applications", "/campaigns", "/renewals", "/alarms", "/policies", "/login", "/static/console.css",
+    "/applications", "/campaigns", "/renewals", "/alarms", "/policies", "/jobs/new?example=scorecard", "/sandbox",
+    "/health", "/static/console.css",
 )  # fmt: skip
 
 
@@ -109,25 +110,34 @@ class Person:
 def together(people: list[Person], work: list[list[str]]) -> list[float]:
     """Let each person ask for the own list of pages, all at once; returns all times."""
     times: list[list[float]] = [[] for _ in people]
+    wrong: list[str] = []
 
     def ask(number: int) -> None:
-        times[number] += [people[number].ms(path) for path in work[number]]
+        try:
+            times[number] += [people[number].ms(path) for path in work[number]]
+        except (SystemExit, OSError) as error:
+            wrong.append(str(error))
 
     threads = [threading.Thread(target=ask, args=(n,)) for n in range(len(people))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    found = [one for some in times for one in some]
-    if len(found) != sum(map(len, work)):
-        raise SystemExit("a page did not answer")
-    return found
+    if wrong:
+        raise SystemExit(wrong[0])
+    return [one for some in times for one in some]
 
 
 def resident_mb(pid: int) -> float:
     """Return the memory of a process (Linux)."""
     lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
     return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1000
+
+
+def processor_s(pid: int) -> float:
+    """Return the processor time of a process (Linux), which a busy machine does not change."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:
@@ -146,14 +156,15 @@ def main() -> None:
                 time.sleep(0.1)
             people = [Person(home, port, f"person{n}") for n in range(PEOPLE)]
             together(people, [list(PAGES) for _ in people])  # warms caches of files and templates
-            p95 = {
-                path: statistics.quantiles(together(people, [[path] * EACH for _ in people]), n=20)[-1]
-                for path in PAGES
-            }
-            portraits = [[f"/firms/{firm_id(draw.randrange(FIRMS))}" for _ in range(EACH)] for _ in people]
-            p95["/firms/{firm}"] = statistics.quantiles(together(people, portraits), n=20)[-1]
+            asked = {path: [[path] * EACH for _ in people] for path in PAGES}
+            asked["/firms/{firm}"] = [[f"/firms/{firm_id(draw.randrange(FIRMS))}" for _ in range(EACH)] for _ in people]
+            p95, processor = {}, {}
+            for path, work in asked.items():
+                before_s = processor_s(console.pid)
+                p95[path] = statistics.quantiles(together(people, work), n=20)[-1]
+                processor[path] = 1000 * (processor_s(console.pid) - before_s) / (PEOPLE * EACH)
             for path, ms in sorted(p95.items(), key=lambda item: -item[1]):
-                print(f"{path:60} p95 {ms:7.1f} ms")
+                print(f"{path:60} p95 {ms:7.1f} ms, processor {processor[path]:5.1f} ms")
             part = REQUESTS // 10
             memory = []
             for _ in range(10):
@@ -164,7 +175,18 @@ def main() -> None:
             growth = memory[-1] / memory[0]
             slowest = max(p95.values())
             holds = slowest <= BOUND_MS and growth <= BOUND_GROWTH
-            emit("console", slowest, "ms", BOUND_MS, holds, p95=p95, memory_mb=memory, growth=growth, firms=FIRMS)
+            emit(
+                "console",
+                slowest,
+                "ms",
+                BOUND_MS,
+                holds,
+                p95=p95,
+                processor_ms=processor,
+                memory_mb=memory,
+                growth=growth,
+                firms=FIRMS,
+            )
         finally:
             console.send_signal(signal.SIGTERM)
             console.wait(30)

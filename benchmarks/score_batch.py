@@ -1,4 +1,4 @@
-"""Batch scoring: processor time of a holder for the opened lookup sum of all rows, on one core.
+"""Batch scoring: time of a holder for the opened lookup sum of all rows, by the clock on two cores and of processors.
 
 That is all of an exact score. For a step the lead garbles a circuit besides, which is measured on some of the rows.
 """
@@ -17,37 +17,47 @@ from score_bands import run as open_steps
 
 from veilscore.lattice.lookup import LookupCodes, LookupTable
 from veilscore.lattice.params import LOOKUP_OPEN, check_lookup
+from veilscore.protocols.blocks import WORKERS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-BOUND_S = 15.0
+BOUND_S = 2.5
 TURN = LOOKUP_OPEN.t
 LABEL = b"benchmark"
 
 
 def run(codes: NDArray[np.uint8], n_codes: NDArray[np.int64], theta: NDArray[np.int64]) -> dict[str, float]:
-    """Score all rows once; return processor seconds of each part, bytes, and the number of wrong rows."""
-    start = time.process_time()
-    owner = LookupCodes(codes, n_codes, LABEL, opened=True)
-    hints = owner.hints()
-    made = time.process_time()
-    table = LookupTable(codes.shape[0], n_codes, LABEL, opened=True, hints=[hints])
-    query, share = table.query(theta)
-    asked = time.process_time()
-    other = owner.evaluate(query)
-    answered = time.process_time()
+    """Score all rows once; return seconds of each part, of processors and by the clock, bytes, and wrong rows."""
+    owner = LookupCodes(codes, n_codes, LABEL, opened=True, workers=WORKERS)
+    table = LookupTable(codes.shape[0], n_codes, LABEL, opened=True)
+    clock = [_now()]
+    cells, alpha = table.begin(theta)
+    clock.append(_now())
+    hints = owner.begin(cells, alpha)
+    clock.append(_now())
+    table.add_hints(hints)
+    beta, share = table.finish()
+    clock.append(_now())
+    other = owner.finish(beta)
+    clock.append(_now())
+    (begun, made, closed, ended), (begun_wall, made_wall, closed_wall, ended_wall) = np.diff(clock, axis=0).T.tolist()
     offsets = np.concatenate(([0], np.cumsum(n_codes)[:-1]))
     expected = sum((theta[at + codes[:, c]] for c, at in enumerate(offsets)), np.zeros(codes.shape[0], np.int64))
     wrong = int(np.count_nonzero((share.astype(np.int64) + other.astype(np.int64) - expected) % TURN))
     return {
-        "hints_s": made - start,
-        "bank_s": asked - made,
-        "evaluate_s": answered - asked,
+        "holder_s": made + ended,
+        "holder_wall_s": made_wall + ended_wall,
+        "bank_s": begun + closed,
+        "bank_wall_s": begun_wall + closed_wall,
         "hint_bytes": len(hints),
-        "query_bytes": len(query.cells) + len(query.alpha) + len(query.beta),
+        "query_bytes": len(cells) + len(alpha) + len(beta),
         "wrong_rows": wrong,
     }
+
+
+def _now() -> tuple[float, float]:
+    return time.process_time(), time.perf_counter()
 
 
 def main() -> None:
@@ -74,16 +84,17 @@ def main() -> None:
     found, spent, n_bytes = open_steps(totals, STEPS)
     result["wrong_rows"] += int(np.count_nonzero(found != STEPS.index(totals)))
 
-    value = result["hints_s"] + result["evaluate_s"]
+    value = result["holder_wall_s"]
     budget = check_lookup(LOOKUP_OPEN, args.rows, args.columns, args.columns * args.codes)
-    exact_s, coarse_s = value * part / args.rows, value * part / args.rows + spent["tax"]
+    exact_s = result["holder_s"] * part / args.rows
+    coarse_s = exact_s + spent["tax"]
     failure = budget.log2_failure + np.log2(args.rows)
-    print(f"{args.rows:,} rows x {args.columns} columns x {args.codes} codes, one core, processor time")
+    print(f"{args.rows:,} rows x {args.columns} columns x {args.codes} codes")
     for label, shown in (
-        ("holder, hints, s", f"{result['hints_s']:.2f}"),
-        ("holder, its share, s", f"{result['evaluate_s']:.2f}"),
-        ("holder, both, s", f"{value:.2f}"),
-        ("bank, s", f"{result['bank_s']:.2f}"),
+        ("holder, s by the clock on two cores", f"{value:.2f}"),
+        ("holder, s of processors", f"{result['holder_s']:.2f}"),
+        ("bank, s by the clock", f"{result['bank_wall_s']:.2f}"),
+        ("bank, s of processors", f"{result['bank_s']:.2f}"),
         ("rows a second, holder", f"{args.rows / value:,.0f}"),
         ("hints, MB", f"{result['hint_bytes'] / 1e6:.1f}"),
         ("query, MB", f"{result['query_bytes'] / 1e6:.1f}"),

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import configparser
 import importlib.util
 import re
+import shlex
 
 import pytest
 import yaml
 from conftest import ROOT
 from page_story import typed
+from typer.testing import CliRunner
 
 from party_bank.book_tables import TRANSITIONS
 from party_bank.offers import secret_of
 from party_bank.settings import BankSettings
+from veilscore.cli import app
 from veilscore.errors import ConfigError
 from veilscore.files.home_key import home_key
 from veilscore.terms.node_config import NodeConfig
@@ -90,3 +94,24 @@ def test_the_page_has_every_key_and_transition():
         for row in TEXT.split("| from | to |")[1].split("\n\n")[0].splitlines()[2:]
     }
     assert shown == {state: set(targets) for state, targets in TRANSITIONS.items() if targets}
+
+
+def test_the_timer_of_systemd_runs_a_command_that_exists():
+    """Both units have the keys that systemd asks for, and the service runs `bank due` as it is."""
+    [text] = [text for kind, text in BLOCKS if kind == "ini"]
+    units = {}
+    for name, unit in re.findall(r"^# /etc/systemd/system/(\S+)\n(.*?)(?=^# |\Z)", text, re.DOTALL | re.MULTILINE):
+        units[name] = configparser.ConfigParser(interpolation=None)
+        units[name].optionxform = str
+        units[name].read_string(unit)
+    assert set(units) == {"veilscore-due.service", "veilscore-due.timer"}
+    assert units["veilscore-due.service"]["Service"]["Type"] == "oneshot"
+    assert re.fullmatch(r"\*-\*-\* \d\d:\d\d", units["veilscore-due.timer"]["Timer"]["OnCalendar"])
+    assert units["veilscore-due.timer"]["Install"]["WantedBy"] == "timers.target"
+    program, *words = shlex.split(units["veilscore-due.service"]["Service"]["ExecStart"])
+    assert program.endswith("/bin/veilscore")
+    helped = CliRunner().invoke(app, [*words[:2], "--help"])
+    assert helped.exit_code == 0
+    assert [word for word in words if word.startswith("--") and word not in helped.output] == []
+    cron = re.search(r"line of cron: `0 6 \* \* \* veilscore (\S+) (.*?)`", TEXT)
+    assert (cron[1], shlex.split(cron[2])) == (program, words)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import sqlalchemy as sa
@@ -19,7 +21,8 @@ from party_bank.firms import note_consent
 from party_bank.portal import consents as service
 from party_bank.portal.consents import AGREED
 from party_bank.portal.credit_pages import plan_of
-from veilscore.errors import BookError
+from party_bank.portal.pushes import WithdrawalPushes
+from veilscore.errors import BookError, PeerError
 from veilscore.files.home_key import home_key
 from veilscore.release.consent import Signed, claim_of, commit_one, read_consent, read_revocations
 from veilscore.release.issuer import Issuer
@@ -162,6 +165,41 @@ def test_ending_everything_ends_every_basis_too_and_a_new_yes_lifts_it(opened, m
     assert not read_revocations(opened.portal.consents.withdrawals(), known(opened)).covers([OURS]).any()
 
 
+def test_a_holder_that_is_away_is_told_when_it_is_back(opened):
+    browser = opened.browser(OURS)
+    agree(browser, "renewal")
+    browser.post("/consents/renewal/withdraw")
+    members = [SimpleNamespace(name=name, role=role, address="here")
+               for name, role in (("tax", "holder"), ("court", "holder"), ("bank", "bank"))]  # fmt: skip
+    away, calls = {"court"}, []
+
+    class Link:
+        async def fabric(self):
+            return SimpleNamespace(federation=SimpleNamespace(members=members))
+
+        async def call(self, peer, method, request, _reply, _timeout_s):
+            if peer in away:
+                raise PeerError("not there", party=peer)
+            calls.append(
+                (peer, method, read_revocations(Signed.from_bytes(request.SerializeToString(), ""), known(opened)))
+            )
+
+    pushes = WithdrawalPushes(opened.portal.consents, Link())
+    push = opened.loop.run_until_complete
+    assert push(pushes.push()) == (("tax",), ("court",))
+    away.clear()
+    assert push(pushes.push()) == (("tax", "court"), ())
+    assert [(peer, method) for peer, method, _ in calls] == [("tax", "Withdrawn"), ("court", "Withdrawn")]
+    (row,) = opened.book.rows(sa.select(CONSENTS))
+    assert all(row["document"] in one.revoked for _, _, one in calls)
+    agree(browser, "renewal")
+    browser.post("/consents/end", sure="yes")
+    push(pushes.push())
+    assert [peer for peer, _, _ in calls[2:]] == ["tax", "court"], "a newer list"
+    away.add("tax")
+    push(pushes.soon())  # no error reaches the person who withdrew
+
+
 def test_from_consent_to_renewal(opened):
     """The whole of an owner's way, each form sent twice: nothing happens twice."""
     browser, book = opened.browser(OURS), opened.book
@@ -207,14 +245,60 @@ def test_from_consent_to_renewal(opened):
     assert actors == {service.OWNER}
 
 
-def test_reasons_are_the_bank_s_own_and_say_where_a_holder_s_are(opened):
-    book, key = opened.book, home_key(opened.home.path)
-    with book.writing("test") as entry:
+def offered(opened, firm=OURS):
+    """An offer of a campaign to a firm, as the bank's book has it."""
+    with opened.book.writing("test") as entry:
         about = {"document": "d", "issuer": "elsewhere", "purpose": "proactive", "holders": ["tax"]}
-        note_consent(entry, OURS, not_before_s=1.0, expires_s=4e9, **about)
-    campaigns.create(book, SETTINGS, "spring", "flow", "lin")
-    campaigns.run(book, SETTINGS, Joint({OURS: 2}), "spring", key, "lin")
-    (offer,) = book.rows(sa.select(OFFERS))
+        note_consent(entry, firm, not_before_s=1.0, expires_s=4e9, **about)
+    campaigns.create(opened.book, SETTINGS, "spring", "flow", "lin")
+    campaigns.run(opened.book, SETTINGS, Joint({firm: 2}), "spring", home_key(opened.home.path), "lin")
+    return opened.book.rows(sa.select(OFFERS))[0]
+
+
+def test_an_offer_is_applied_on_without_asking_anybody_again(opened):
+    offer = offered(opened)
+    browser = opened.browser(OURS, offer["number"])
+    assert "Nobody is asked about your firm again" in browser.get(f"/offers/{offer['number']}").text
+    assert browser.post("/apply", offer=offer["number"], amount="100001", months="12").status == 422, "over the offer"
+    applied = browser.post("/apply", offer=offer["number"], amount="100000", months="12").header("location")
+    assert browser.post("/apply", offer=offer["number"], amount="5", months="1").header("location") == applied
+    assert "Read the contract" in browser.get(applied).text
+    assert opened.joint.asked == []
+    assert len(opened.book.rows(sa.select(DECISIONS))) == 1
+
+
+def test_what_is_sent_many_times_at_once_is_done_once(opened):
+    """Eight phones at once: one code lets one in, one yes signs once, one form draws once; nothing fails unforeseen."""
+    offer = offered(opened)
+
+    def at_once(browsers, path, **form):
+        async def all_of_them():
+            return await asyncio.gather(*(one.posting(path, **form) for one in browsers))
+
+        answers = opened.loop.run_until_complete(all_of_them())
+        assert {one.status for one in answers} <= {303, 422}, [one.text[-300:] for one in answers]
+        return answers
+
+    strangers = [opened.browser() for _ in range(8)]
+    entered = at_once(strangers, "/enter", number=offer["number"], secret=opened.code(offer["number"]))
+    assert [one.status for one in entered].count(303) == 1
+    browser = strangers[[one.status for one in entered].index(303)]
+    browser.csrf = hidden(browser.get("/").text, "csrf")
+    terms = hidden(browser.get("/consents/application").text, "terms")
+    at_once([browser] * 8, "/consents/application/give", terms=terms, agree="yes")
+    assert len(tokens(opened)) == 1
+    at_once([browser] * 8, "/apply", offer=offer["number"], amount="60000", months="12")
+    (contract,) = opened.book.rows(sa.select(CONTRACTS))
+    path = f"/contracts/{contract['number']}"
+    at_once([browser] * 8, f"{path}/accept", agree="yes")
+    at_once([browser] * 8, f"{path}/draw", amount="40000", request="d" * 22)
+    for n in range(4):
+        at_once([browser] * 2, f"{path}/draw", amount="15000", request=f"{n}" * 22)
+    assert [row["amount"] for row in opened.book.rows(sa.select(DRAWS))] == [4_000_000, 1_500_000]
+
+
+def test_reasons_are_the_bank_s_own_and_say_where_a_holder_s_are(opened):
+    book, offer = opened.book, offered(opened)
     browser = opened.browser(OURS, offer["number"])
     opened.portal.judge = lambda: lambda _inputs: applications_verdict()
     applied = browser.post("/apply", offer=offer["number"], amount="60000", months="12").header("location")

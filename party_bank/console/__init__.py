@@ -15,13 +15,18 @@ def bank_site(home: ConsoleHome) -> Site | None:
 
     if not (home.path / FILE).is_file() or missing_of("bank"):
         return None
-    from party_bank.console import lending, policies  # noqa: PLC0415 - loads SQLAlchemy and the policy engine
+    from party_bank.console import assistant, backtests, lending, policies  # noqa: PLC0415 - loads SQLAlchemy and the policy engine
     from party_bank.console.open_book import OpenBook  # noqa: PLC0415
 
-    book = OpenBook(home)
+    book, policy_pages = OpenBook(home), policies.PolicyPages(home)
     folder = Path(__file__).parent
     return Site(
-        pages=(*lending.pages(book), *policies.pages(home)),
+        pages=(
+            *lending.pages(book),
+            *policies.pages(policy_pages),
+            *assistant.pages(assistant.AssistantPages(home)),
+            *backtests.pages(backtests.BacktestPages(home, policy_pages)),
+        ),
         templates=folder / "templates",
         catalogues=folder / "locale",
         close=book.close,

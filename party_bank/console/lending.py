@@ -24,7 +24,7 @@ from party_bank.book_tables import (
     STATES,
     case_number,
 )
-from party_bank.console.open_book import OpenBook, like
+from party_bank.console.open_book import CHOICES_S, OpenBook, like
 from party_bank.limits import product_exposure
 from party_bank.portrait import Portrait, make_portrait
 from party_bank.settings import amount_of
@@ -51,7 +51,7 @@ WORDS = tuple(
             noted("firm"), noted("own data"), noted("lines"), noted("offers"), noted("applications"),
             noted("contracts"), noted("exposure"), noted("room"), noted("decisions"), noted("consents"),
             noted("bits left"), noted("alarms"), noted("renewals"), noted("reports"), noted("active"), noted("true"),
-            noted("false"), noted("other"), noted("filed"),
+            noted("false"), noted("other"), noted("filed"), noted("confirmed"), noted("not confirmed"),
         ),
     )
 )  # fmt: skip
@@ -126,9 +126,8 @@ class LendingPages:
         )
 
     def _choices(self, name: str) -> list[str]:
-        found = self._open.book.rows(
-            sa.select(FIRMS.c[name].label("v")).distinct().order_by(FIRMS.c[name]).limit(_MOST_CHOICES)
-        )
+        query = sa.select(FIRMS.c[name].label("v")).distinct().order_by(FIRMS.c[name]).limit(_MOST_CHOICES)
+        found = self._open.recent(query, CHOICES_S)
         return [row["v"] for row in found if row["v"]]
 
     def firm(self, visit: Visit) -> Response:

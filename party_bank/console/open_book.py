@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections import OrderedDict
 from typing import Any
 
 import sqlalchemy as sa
@@ -15,6 +17,9 @@ from veilscore.console.home import ConsoleHome, WhileUnchanged
 from veilscore.console.page import PAGE_ROWS, Listing
 from veilscore.data.ids import normalise_ids
 
+COUNTED_S, CHOICES_S = 10.0, 300.0
+_MOST_RECENT = 500
+
 
 class OpenBook:
     """Opens the book at the first page that needs it.
@@ -25,8 +30,9 @@ class OpenBook:
     def __init__(self, home: ConsoleHome) -> None:
         self._home = home
         self._settings = WhileUnchanged(lambda: load_settings(home.path), home.path / FILE)
-        self._lock = threading.Lock()
+        self._lock, self._counting = threading.Lock(), threading.Lock()
         self._book: Book | None = None
+        self._recent: OrderedDict[tuple[Any, ...], tuple[float, list[Row]]] = OrderedDict()
 
     @property
     def settings(self) -> BankSettings:
@@ -48,6 +54,26 @@ class OpenBook:
                 self._book.close()
                 self._book = None
 
+    def recent(self, query: sa.Select[Any], seconds: float) -> list[Row]:
+        """Return a query's rows as they were at most so long ago: counting 100,000 firms takes longer than a page."""
+        compiled, now_s = query.compile(), time.monotonic()
+        key = (str(compiled), *sorted((name, repr(value)) for name, value in compiled.params.items()))
+        book, known = self.book, self._recent.get(key)
+        if known is not None and now_s - known[0] < seconds:
+            return known[1]
+        # one at a time: who waits for the same count finds it, and who has an older one goes on with that
+        if not self._counting.acquire(blocking=known is None):
+            return [] if known is None else known[1]
+        try:
+            known = self._recent.get(key)
+            if known is None or now_s - known[0] >= seconds:
+                known = self._recent[key] = (time.monotonic(), book.rows(query))
+                while len(self._recent) > _MOST_RECENT:
+                    self._recent.popitem(last=False)
+            return known[1]
+        finally:
+            self._counting.release()
+
     def id_of(self, firm: str) -> str:
         """Return a firm's id in the spelling of the book."""
         return str(normalise_ids([firm[:64]], self.settings.id_normaliser)[0])
@@ -60,12 +86,11 @@ class OpenBook:
     def listing(self, visit: Visit, query: sa.Select[Any], order: Any, **asked: str) -> Listing:
         """Return the page of a query that is asked for, and how many rows there are in all."""
         counted = sa.select(sa.func.count().label("n")).select_from(query.order_by(None).subquery())
-        total = int(self.book.rows(counted)[0]["n"])
-        number = visit.page_number()
-        rows: list[Row] = []
-        if (number - 1) * PAGE_ROWS < total:
-            ordered = order if isinstance(order, tuple) else (order,)
-            rows = self.book.rows(query.order_by(*ordered).limit(PAGE_ROWS).offset((number - 1) * PAGE_ROWS))
+        number, ordered = visit.page_number(), order if isinstance(order, tuple) else (order,)
+        before = (number - 1) * PAGE_ROWS
+        rows = self.book.rows(query.order_by(*ordered).limit(PAGE_ROWS).offset(before))
+        # what came since the last count is on its page already
+        total = max(int(self.recent(counted, COUNTED_S)[0]["n"]), before + len(rows) if rows else 0)
         return Listing(rows, total, number, asked)
 
 

@@ -104,11 +104,17 @@ class PolicyComparison:
 
 
 def read_past(
-    path: Path, graphs: Sequence[Graph], *, label: str = "default", amount: str = "amount", pd: str = "pd"
+    path: Path,
+    graphs: Sequence[Graph],
+    *,
+    label: str = "default",
+    amount: str = "amount",
+    pd: str = "pd",
+    most: int | None = None,
 ) -> PastFirms:
     """Read past firms from CSV or Parquet: the columns that the graphs ask for, the outcome, amount and pd if there.
 
-    DataError says what is missing or wrong.
+    DataError says what is missing or wrong, or that there are more than `most`.
     """
     import duckdb  # noqa: PLC0415 - slow import
 
@@ -117,9 +123,12 @@ def read_past(
         raise DataError(f"{path} is no file: give past firms as CSV or Parquet")
     try:
         relation = duckdb.from_parquet(str(path)) if path.suffix == ".parquet" else duckdb.read_csv(str(path))
-        columns, rows = list(relation.columns), relation.fetchall()
+        columns = list(relation.columns)
+        rows = (relation if most is None else relation.limit(most + 1)).fetchall()
     except duckdb.Error as error:
         raise DataError(f"{path} cannot be read as {path.suffix[1:] or 'CSV'} ({type(error).__name__})") from None
+    if most is not None and len(rows) > most:
+        raise DataError(f"{path.name} has more than {most:,} firms: try the policy on it by `veilscore policy test`")
     missing = [name for name in (*names, label) if name not in columns]
     if missing:
         raise DataError(f"{path} lacks {', '.join(missing)}: a policy needs its inputs, a back-test the outcome")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -61,12 +62,21 @@ class _Flow:
     sure: set[str]
 
 
+_checked: OrderedDict[str, tuple[PolicyFinding, ...]] = OrderedDict()  # a graph never changes; its check takes long
+_KEPT = 64
+
+
 def check(graph: Graph) -> list[PolicyFinding]:
     """Return all that is found in a graph, what refuses it first."""
-    found = list(_walk(graph))
-    if not any(one.refuses for one in found):
-        found += _tried(graph)
-    return sorted(found, key=lambda one: not one.refuses)
+    known = _checked.get(graph.sha256)
+    if known is None:
+        found = list(_walk(graph))
+        if not any(one.refuses for one in found):
+            found += _tried(graph)
+        known = _checked[graph.sha256] = tuple(sorted(found, key=lambda one: not one.refuses))
+        while len(_checked) > _KEPT:
+            _checked.popitem(last=False)
+    return list(known)
 
 
 def refuse_if_unsound(graph: Graph) -> list[PolicyFinding]:

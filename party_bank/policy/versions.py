@@ -19,7 +19,8 @@ from party_bank.policy.check import refuse_if_unsound
 from party_bank.policy.graph import Graph, parse_graph
 from veilscore.errors import ConfigError, IdentityError, RefusedError, StateError
 from veilscore.files.sqlite_file import open_sqlite, told, transaction
-from veilscore.keys.identity import Identity, parse_certificate
+from veilscore.keys.identity import Certificate, Identity, parse_certificate
+from veilscore.keys.passkey_word import PasskeyWord
 from veilscore.terms.federation import Federation
 from veilscore.terms.node_config import NodeConfig
 from veilscore.terms.people import STEWARD, roles_of
@@ -100,36 +101,95 @@ class Policies:
         Raises RefusedError where the person is no steward here or has signed already, IdentityError where the key is
         not the one that the federation knows.
         """
-        if STEWARD not in roles_of(node, person.name) or federation.member(person.name).role != "operator":
+
+        def signed(content: bytes) -> tuple[bytes, bytes]:
+            signature = person.sign(content, PURPOSE)
+            federation.keys_of(person.name).verify(content, signature, PURPOSE)
+            return person.certificate.pem, signature
+
+        return self._with_word(name, version, person.name, node, federation, reason, signed)
+
+    def sign_by_passkey(
+        self,
+        name: str,
+        version: int,
+        person: str,
+        word: tuple[PasskeyWord, bytes],
+        node: NodeConfig,
+        federation: Federation,
+        reason: str = "",
+    ) -> PolicyVersion:
+        """Add a steward's word that a passkey signed (`to_sign`); raises as `sign` does.
+
+        word : with the certificate (PEM) of the person's own key, which has vouched for the passkey.
+        """
+
+        def signed(content: bytes) -> tuple[bytes, bytes]:
+            given, certificate = word[0], parse_certificate(word[1])
+            accepted = {one.fingerprint for one in federation.history.accepted(person, self.clock())}
+            if certificate.name != person or certificate.fingerprint not in accepted:
+                raise IdentityError(f"the key of {person} that vouched for this passkey no longer counts: vouch again")
+            given.verify(certificate, node.name, content, PURPOSE)
+            return certificate.pem, given.to_bytes()
+
+        return self._with_word(name, version, person, node, federation, reason, signed)
+
+    def to_sign(self, name: str, version: int, person: str, node: NodeConfig, federation: Federation) -> bytes:
+        """Return what a steward's word for a version signs; raises where `sign` would refuse the person."""
+        graph = self._offered(name, version, person, node, federation)
+        with self._reading() as db:
+            return _signed_bytes(node.name, graph, self._due(db, graph, person, node)[0])
+
+    def _with_word(
+        self,
+        name: str,
+        version: int,
+        person: str,
+        node: NodeConfig,
+        federation: Federation,
+        reason: str,
+        signed: Callable[[bytes], tuple[bytes, bytes]],
+    ) -> PolicyVersion:
+        """Keep a word; signed : takes the content and returns certificate and signature."""
+        graph = self._offered(name, version, person, node, federation)
+        with self._writing() as db:
+            due, others = self._due(db, graph, person, node)
+            certificate, signature = signed(_signed_bytes(node.name, graph, due))
+            now = self.clock()
+            db.execute(
+                "INSERT INTO words VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (name, version, due, person, reason[:400], certificate, signature, now),
+            )
+            if len(others) + 1 == EYES:
+                db.execute("INSERT INTO activations VALUES (?, ?, ?, ?)", (name, due, version, now))
+        return next(one for one in self.versions(name) if one.version == version)
+
+    def _offered(self, name: str, version: int, person: str, node: NodeConfig, federation: Federation) -> Graph:
+        """Return the graph of a version that a steward may sign for; RefusedError for anybody else."""
+        if STEWARD not in roles_of(node, person) or federation.member(person).role != "operator":
             raise RefusedError(
-                f"{person.name} is no steward of {node.name}: activating a policy needs two, named under `people` in "
+                f"{person} is no steward of {node.name}: activating a policy needs two, named under `people` in "
                 f"{node.name}'s node.yaml with a key of their own",
                 party=node.name,
             )
         graph = self.graph(name, version)
         refuse_if_unsound(graph)
-        with self._writing() as db:
-            due = self._last(db, name) + 1
-            signed = _signed_bytes(node.name, graph, due)
-            signature = person.sign(signed, PURPOSE)
-            federation.keys_of(person.name).verify(signed, signature, PURPOSE)
-            others = [word.person for word in self._words(db, name, version, due)]
-            if person.name in others:
-                raise RefusedError(
-                    f"{person.name} has signed for version {version} of policy {name!r} already: a second steward has "
-                    "to look at it",
-                    party=node.name,
-                )
-            if self._active(db, name) == version:
-                raise RefusedError(f"version {version} of policy {name!r} is active already", party=node.name)
-            now = self.clock()
-            db.execute(
-                "INSERT INTO words VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (name, version, due, person.name, reason[:400], person.certificate.pem, signature, now),
+        return graph
+
+    def _due(self, db: sqlite3.Connection, graph: Graph, person: str, node: NodeConfig) -> tuple[int, list[str]]:
+        """Return the number of the activation that is due and who has signed for it; RefusedError where it is not."""
+        name, version = graph.name, graph.version
+        due = self._last(db, name) + 1
+        others = [word.person for word in self._words(db, name, version, due)]
+        if person in others:
+            raise RefusedError(
+                f"{person} has signed for version {version} of policy {name!r} already: a second steward has to look "
+                "at it",
+                party=node.name,
             )
-            if len(others) + 1 == EYES:
-                db.execute("INSERT INTO activations VALUES (?, ?, ?, ?)", (name, due, version, now))
-        return next(one for one in self.versions(name) if one.version == version)
+        if self._active(db, name) == version:
+            raise RefusedError(f"version {version} of policy {name!r} is active already", party=node.name)
+        return due, others
 
     def graph(self, name: str, version: int | None = None) -> Graph:
         """Return a version, the newest one if none is named; ConfigError if there is none."""
@@ -158,7 +218,7 @@ class Policies:
         for person, pem, signature in rows:
             certificate = parse_certificate(pem)
             try:
-                certificate.verify(_signed_bytes(party, graph, activation), signature, PURPOSE)
+                _verify(certificate, party, _signed_bytes(party, graph, activation), signature)
             except IdentityError as error:
                 raise StateError(f"a signature for policy {name!r} was changed: restore {FILE} from backup") from error
             people |= {person} if certificate.name == person else set()
@@ -213,6 +273,14 @@ class Policies:
 
     def _told(self) -> contextlib.AbstractContextManager[None]:
         return told(f"policies {self.home / FILE}", "restore the file from backup")
+
+
+def _verify(person: Certificate, party: str, content: bytes, signature: bytes) -> None:
+    """Check a word: a signature of the person's own key, or of a passkey that this key has vouched for."""
+    if PasskeyWord.looks_so(signature):
+        PasskeyWord.from_bytes(signature).verify(person, party, content, PURPOSE)
+    else:
+        person.verify(content, signature, PURPOSE)
 
 
 def _signed_bytes(party: str, graph: Graph, activation: int) -> bytes:

@@ -44,10 +44,10 @@ PANELS = {
     "Run nodes": {
         "up": Noun("Start every node of a local federation and wait until all answer.", file="node"),
         "down": Noun("Stop every node of a local federation; jobs go on at the next `veilscore up`.", file="node"),
-        "node": Noun("Start, stop or look at the node of one home.", "start stop mend status"),
+        "node": Noun("Start, stop or look at the node of one home.", "start stop mend status health"),
         "door": Noun("How loan systems reach a bank's node: who may call, and how.", "add list remove openapi"),
         "console": Noun(
-            "Serve a node's pages to its own people, over TLS, until it is stopped.", "invite forget people"
+            "Serve a node's pages to its own people, over TLS, until it is stopped.", "invite vouch forget people"
         ),
         "backup": Noun("Save everything a node keeps, encrypted, while the node runs or not."),
         "restore": Noun("Restore a home from its backup, and verify every file, the log and the state.", file="backup"),
@@ -82,7 +82,7 @@ PANELS = {
     "The bank": {
         "bank": Noun(
             "The bank's book, portraits, limits, campaigns, applications, renewals and recurring work.",
-            "mining book portrait limits campaign application contract renewal report warning due",
+            "mining book portrait limits campaign application contract renewal report warning portal due",
         ),
     },
     "Trust": {

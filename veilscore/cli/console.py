@@ -69,6 +69,33 @@ def invite(
     )
 
 
+@app.command("vouch", epilog="Example: veilscore console vouch 5f0c11d2 --as /home/anna --home /srv/bank")
+def vouch(
+    passkey: Annotated[str, typer.Argument(help="How its id begins, as your own page in the console shows it.")],
+    *,
+    person: Annotated[Path, typer.Option("--as", help="Your own home: its identity signs.")],
+    home: HomeOption = None,
+    federation: FederationOption = None,
+    party: PartyOption = None,
+) -> None:
+    """Vouch with your own key for a passkey of yours; from then on it may sign words of four eyes in the browser."""
+    from veilscore.console.passkeys import vouch_for_passkey  # noqa: PLC0415 - loads what reads passkeys
+    from veilscore.console.store import ConsoleStore  # noqa: PLC0415
+    from veilscore.keys.identity import load_identity  # noqa: PLC0415
+    from veilscore.terms.federation import load_federation  # noqa: PLC0415
+    from veilscore.terms.node_config import load_node_config  # noqa: PLC0415
+
+    own = find_home(home, federation, party)
+    node, store = load_node_config(own), ConsoleStore(own)
+    identity = load_identity(person / "identity" if (person / "identity").is_dir() else person)
+    try:
+        found = vouch_for_passkey(store, node.name, identity, load_federation(node.federation), passkey)
+        store.note("(command line)", "vouch for a passkey", identity.name, "done")
+    finally:
+        store.close()
+    terminal().print(f"{identity.name} vouches for passkey {found.credential.hex()[:16]} at {node.name}")
+
+
 @app.command("forget", epilog="Example: veilscore console forget --person anna --home /srv/tax")
 def forget(
     *,

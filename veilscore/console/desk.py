@@ -38,6 +38,7 @@ DONE = {  # what a page says after a redirect
     "removed": noted("It was removed."),
     "ended": noted("The other sessions were ended."),
     "begun": noted("It runs now. Load the page again to see what came of it."),
+    "signed": noted("Your word was kept. A version decides with the second steward's."),
     "saved": noted("It was saved."),
 }
 STATIC = {  # all files that a browser gets, by name; nothing else is looked up

@@ -12,7 +12,7 @@ from veilscore.console.home import people_of
 from veilscore.console.language import LANGUAGES, noted
 from veilscore.console.page import ANY_PERSON, ANYBODY, Page
 from veilscore.errors import IdentityError, RefusedError
-from veilscore.terms.people import AUDITOR, OPERATOR, PERSON_ROLES
+from veilscore.terms.people import AUDITOR, OPERATOR, PERSON_ROLES, STEWARD
 
 OIDC_COOKIE = "__Host-oidc"
 _YEAR_S = 365 * 86400
@@ -144,7 +144,11 @@ def own_page(visit: Visit) -> Response:
     store = visit.desk.store
     return visit.show(
         "me.html",
-        passkeys=[(one, one.credential.hex()) for one in store.passkeys(visit.person)],
+        passkeys=[
+            (one, one.credential.hex(), store.vouched(one.credential) is not None)
+            for one in store.passkeys(visit.person)
+        ],
+        signs=STEWARD in visit.roles and visit.desk.home.role == "bank",
         sessions=store.sessions(visit.person),
         roles=[role for role in PERSON_ROLES if role in visit.roles],
     )

@@ -12,18 +12,20 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from webauthn import (
+    base64url_to_bytes,
     generate_authentication_options,
     generate_registration_options,
     options_to_json,
     verify_authentication_response,
     verify_registration_response,
 )
-from webauthn.helpers import base64url_to_bytes
+from webauthn.helpers import decode_credential_public_key, decoded_public_key_to_cryptography
 from webauthn.helpers.exceptions import WebAuthnException
 from webauthn.helpers.structs import (
     AuthenticatorSelectionCriteria,
@@ -33,10 +35,14 @@ from webauthn.helpers.structs import (
 )
 
 from veilscore.console.one_time import OneTimeSecrets
-from veilscore.console.store import ConsoleStore
-from veilscore.errors import IdentityError
+from veilscore.console.store import ConsoleStore, Passkey
+from veilscore.errors import ConfigError, IdentityError, RefusedError
+from veilscore.keys.identity import Identity
+from veilscore.keys.passkey_word import PasskeyWord, check_vouch, vouch_for
+from veilscore.terms.federation import Federation
 
 _CHALLENGE_S = 300.0
+_NOBODY = "this passkey opens nothing here: take the one that you made for this console"
 _UNREADABLE = (WebAuthnException, ValueError, KeyError, TypeError, AttributeError)
 
 
@@ -104,22 +110,76 @@ class Passkeys:
     def entered(self, cookie: str, credential: Any) -> str:
         """Return who signed; IdentityError says no more than that it was nobody."""
         expected = self._challenges.take(cookie)
-        nobody = "this passkey opens nothing here: take the one that you made for this console"
+        if expected.token:
+            raise IdentityError(_NOBODY)
+        return self._verified(credential, expected.challenge)[0].person
+
+    def to_sign(self, person: str, challenge: bytes) -> dict[str, Any]:
+        """Return what has a passkey of the person sign a word; RefusedError where none was vouched for."""
+        able = [one for one in self._store.passkeys(person) if self._store.vouched(one.credential)]
+        if not able:
+            raise RefusedError(
+                f"no passkey of {person} may sign yet: {person} vouches for one with the own key, once, by `veilscore "
+                "console vouch`, or signs on the command line"
+            )
+        options = generate_authentication_options(
+            rp_id=self._rp_id,
+            challenge=challenge,
+            allow_credentials=[PublicKeyCredentialDescriptor(id=one.credential) for one in able],
+            user_verification=UserVerificationRequirement.REQUIRED,
+        )
+        return dict(json.loads(options_to_json(options)))
+
+    def word(self, person: str, challenge: bytes, credential: Any) -> tuple[PasskeyWord, bytes]:
+        """Return the word that a passkey of the person signed, and the certificate (PEM) that vouches for it."""
+        passkey, response = self._verified(credential, challenge)
+        vouched = self._store.vouched(passkey.credential)
+        if passkey.person != person or vouched is None:
+            raise IdentityError(f"this is no passkey that {person} has vouched for")
+        certificate, vouch = vouched
+        parts = (base64url_to_bytes(response[name]) for name in ("authenticatorData", "clientDataJSON", "signature"))
+        return PasskeyWord(_der(passkey), vouch, *parts), certificate
+
+    def _verified(self, credential: Any, challenge: bytes) -> tuple[Passkey, Mapping[str, str]]:
         try:
             passkey = self._store.passkey(base64url_to_bytes(credential["rawId"]))
-            if passkey is None or expected.token:
-                raise IdentityError(nobody)
+            if passkey is None:
+                raise IdentityError(_NOBODY)
             found = verify_authentication_response(
                 credential=credential,
-                expected_challenge=expected.challenge,
+                expected_challenge=challenge,
                 expected_rp_id=self._rp_id,
                 expected_origin=self._origin,
                 credential_public_key=passkey.public_key,
                 credential_current_sign_count=passkey.sign_count,
                 require_user_verification=True,
             )
+            response: Mapping[str, str] = credential["response"]
         except _UNREADABLE as error:
-            raise IdentityError(nobody) from error
+            raise IdentityError(_NOBODY) from error
         if not self._store.passkey_used(passkey, found.new_sign_count):
-            raise IdentityError(nobody)  # used twice at once: one of the two may be a copy
-        return passkey.person
+            raise IdentityError(_NOBODY)  # used twice at once: one of the two may be a copy
+        return passkey, response
+
+
+def vouch_for_passkey(
+    store: ConsoleStore, party: str, person: Identity, federation: Federation, begins: str
+) -> Passkey:
+    """Keep a person's signature for the one own passkey whose id begins so; ConfigError, IdentityError."""
+    found = [one for one in store.passkeys(person.name) if one.credential.hex().startswith(begins.lower())]
+    if len(begins) < 8 or len(found) != 1:
+        raise ConfigError(
+            f"{len(found) or 'no'} passkeys of {person.name} begin with {begins[:40]!r}: name one by at least 8 digits "
+            "of its id, as your own page in the console shows it"
+        )
+    vouch = vouch_for(person, party, _der(found[0]))
+    if not any(one.fingerprint == person.fingerprint for one in federation.history.accepted(person.name, time.time())):
+        raise IdentityError(f"the federation does not accept this key of {person.name}: use the one that it knows")
+    check_vouch(person.certificate, party, _der(found[0]), vouch)
+    store.vouch(found[0].credential, person.certificate.pem, vouch)
+    return found[0]
+
+
+def _der(passkey: Passkey) -> bytes:
+    key = decoded_public_key_to_cryptography(decode_credential_public_key(passkey.public_key))
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

@@ -34,6 +34,8 @@ _TABLES = (
     began_s DOUBLE NOT NULL, seen_s DOUBLE NOT NULL)""",
     """CREATE TABLE IF NOT EXISTS acts (number INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, at_s DOUBLE NOT NULL,
     body TEXT NOT NULL, logged INTEGER NOT NULL)""",
+    """CREATE TABLE IF NOT EXISTS vouches (credential BLOB NOT NULL PRIMARY KEY, certificate BLOB NOT NULL,
+    vouch BLOB NOT NULL)""",
     """CREATE TABLE IF NOT EXISTS submissions (job_id VARCHAR(80) NOT NULL PRIMARY KEY,
     person VARCHAR(80) NOT NULL)""",
     "CREATE INDEX IF NOT EXISTS waiting_acts ON acts (number) WHERE logged = 0",
@@ -165,6 +167,15 @@ class ConsoleStore:
         """Write down a use; False where another one came between, with the same or a later count."""
         query = "UPDATE passkeys SET sign_count = ?, used_s = ? WHERE credential = ? AND sign_count = ? RETURNING 1"
         return bool(self._all(query, sign_count, self.clock(), passkey.credential, passkey.sign_count))
+
+    def vouch(self, credential: bytes, certificate: bytes, vouch: bytes) -> None:
+        """Keep a person's own signature for a passkey, with the certificate (PEM) that it is of."""
+        self._all("INSERT OR REPLACE INTO vouches VALUES (?, ?, ?)", credential, certificate, vouch)
+
+    def vouched(self, credential: bytes) -> tuple[bytes, bytes] | None:
+        """Return the certificate and the signature of whoever vouched for a passkey; None where nobody did."""
+        row = self._one("SELECT certificate, vouch FROM vouches WHERE credential = ?", credential)
+        return None if row is None else (bytes(row[0]), bytes(row[1]))
 
     def forget_passkey(self, person: str, credential: bytes) -> bool:
         """Remove one passkey of a person; return whether there was one."""

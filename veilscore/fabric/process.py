@@ -150,12 +150,16 @@ def _log_unseen(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> No
 
 
 def keep_freed_memory() -> None:
-    """Let the allocator keep what arrays free (glibc), up to 256 MB: giving pages back costs a third of a product."""
-    mmap_threshold, trim_threshold = -3, -1  # malloc.h
+    """Let the allocator keep what arrays free (glibc), up to 256 MB: giving pages back costs a third of a product.
+
+    A role computes in whichever thread of a pool is free; a pool of memory for each of them would hold as many copies.
+    """
+    mmap_threshold, trim_threshold, arenas = -3, -1, -8  # malloc.h
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(mmap_threshold, 32 << 20)
         mallopt(trim_threshold, 256 << 20)
+        mallopt(arenas, max(2, os.cpu_count() or 1))
 
 
 def serve(home: Path | str, open_node: Callable[[Path], Service]) -> None:

@@ -29,6 +29,7 @@ from veilscore.errors import (
     VeilscoreError,
 )
 from veilscore.fabric.fabric import Fabric
+from veilscore.files.machine import give_back_memory
 from veilscore.files.store import JobStore
 from veilscore.v1 import control_pb2
 from veilscore.wire.driver import run
@@ -168,6 +169,8 @@ class StepRun:
             event = self._failed(error)
         finally:
             self._fabric.close_session(self.session.id, self.failure or "the step has ended")
+            # aside, since a node goes on answering meanwhile, and nobody waits for it
+            asyncio.get_running_loop().run_in_executor(None, give_back_memory)
             self._queue.put_nowait(self._closed(event or self._failed(PeerError("ended without a result"))))
 
     def _closed(self, event: control_pb2.StepEvent) -> control_pb2.StepEvent:

@@ -68,6 +68,12 @@ class Chart:
         self._x: list[float] = []
         self._y: list[float] = []
 
+    def named_x(self, names: Sequence[str]) -> None:
+        """Give names to 0, 1, ... on the x axis, in place of numbers."""
+        self.x_format = lambda value, _: names[round(value)] if 0 <= round(value) < len(names) else ""
+        self.x_limits, self.grid_x, self.whole_x = (-0.6, len(names) - 0.4), False, True
+        self.most_x = len(names) + 2  # so that each has its tick
+
     def line(
         self,
         x: Sequence[float],

@@ -36,7 +36,7 @@ from veilscore.terms.training import TrainBoosting
 from veilscore.wire.protocol import Charge, Protocol
 
 FINE = 32  # fixed bins of a column, between which partitions draw their thresholds
-_ROW_BYTES, _ROW_S = 12_500.0, 1.8e-4  # of a chain and training row, both sides
+_ROW_BYTES, _ROW_S = 9_500.0, 1.3e-4  # of a chain and training row, both sides
 
 
 def terms(p: TrainBoosting) -> ChainTerms:

@@ -1,4 +1,5 @@
-// Makes a passkey by a one-time link, or enters with one. The link's secret stands behind # and is sent only from here.
+// Makes a passkey by a one-time link, enters with one, or signs with one. The link's secret stands behind # and is sent
+// only from here.
 "use strict";
 
 const entry = document.querySelector("[data-entry]");
@@ -18,7 +19,7 @@ async function send(path, content) {
   const answer = await fetch(path, {
     method: "POST",
     credentials: "same-origin",
-    headers: { "content-type": "application/json" },
+    headers: { "content-type": "application/json", "x-csrf-token": entry.dataset.csrf || "" },
     body: JSON.stringify(content),
   });
   const found = await answer.json();
@@ -44,8 +45,7 @@ async function register() {
   await send("/enter/finish", { token, credential: { id: made.id, rawId: text(made.rawId), type: made.type, response } });
 }
 
-async function login() {
-  const options = await send("/login/begin", {});
+async function signed(options) {
   const publicKey = {
     ...options,
     challenge: bytes(options.challenge),
@@ -58,15 +58,26 @@ async function login() {
     signature: text(found.response.signature),
     userHandle: found.response.userHandle ? text(found.response.userHandle) : null,
   };
-  await send("/login/finish", { id: found.id, rawId: text(found.rawId), type: found.type, response });
+  return { id: found.id, rawId: text(found.rawId), type: found.type, response };
 }
+
+async function login() {
+  await send("/login/finish", await signed(await send("/login/begin", {})));
+}
+
+async function sign() {
+  const credential = await signed(await send(`${entry.dataset.path}/begin`, {}));
+  await send(`${entry.dataset.path}/finish`, { credential, reason: document.getElementById("reason").value });
+}
+
+const work = { register, login, sign };
 
 button.addEventListener("click", async () => {
   if (!window.PublicKeyCredential) return say(entry.dataset.none);
   button.disabled = true;
   say("");
   try {
-    await (entry.dataset.entry === "register" ? register() : login());
+    await work[entry.dataset.entry]();
     window.location.assign(entry.dataset.next);
   } catch (error) {
     say(error instanceof DOMException ? entry.dataset.stopped : error.message);
