@@ -263,7 +263,7 @@ async def bytes_of_requests(folder: Path, firms: list[str]) -> tuple[float, floa
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=200)
-    parser.add_argument("--firms", type=int, default=6000)
+    parser.add_argument("--firms", type=int, default=20000)
     parser.add_argument("--callers", type=int, default=32)
     parser.add_argument("--sustained-s", type=float, default=60, help="fewer where the firms are used up before")
     parser.add_argument("--pause-ms", type=float, default=30)

@@ -196,3 +196,44 @@ def test_large_calls_are_cut_into_several_messages(monkeypatch):
         return await asyncio.gather(*(score(bank, name) for name in names))
 
     assert on_network(scenario, "bank", "tax") == names
+
+
+def test_a_call_that_takes_too_long_ends_alone_and_its_work_with_it():
+    """One timer serves all: the earliest end counts, whatever limits callers give."""
+    ended = []
+
+    async def answer(request, peer):
+        try:
+            await asyncio.sleep(float(request.job_id))
+        except asyncio.CancelledError:
+            ended.append(request.job_id)
+            raise
+        return await echo(request, peer)
+
+    async def scenario(bank, tax):
+        tax.register("Score", {"bank"}, JobRef, answer)
+        await score(bank, "0.0")
+        long = asyncio.create_task(score(bank, "0.6", timeout_s=30.0))
+        limits = {"20.0": 0.2, "21.0": 0.1, "22.0": 0.3}
+        late = [asyncio.create_task(score(bank, job, timeout_s=limit)) for job, limit in limits.items()]
+        found = await asyncio.gather(*late, return_exceptions=True)
+        await asyncio.sleep(0.1)
+        return found, list(ended), await long
+
+    found, cancelled, other = on_network(scenario, "bank", "tax")
+    assert [type(one) for one in found] == [PeerError] * 3
+    assert (sorted(cancelled), other) == (["20.0", "21.0", "22.0"], "0.6")
+
+
+@pytest.mark.parametrize("limit_s", [float("nan"), -1.0, 0.0, float("inf")])
+def test_a_limit_that_is_none_leaves_the_others_theirs(limit_s):
+    async def scenario():
+        ended = []
+        deadlines = batches._Deadlines(ended.append)
+        deadlines.add(1, limit_s)
+        deadlines.add(2, 0.01)
+        await asyncio.sleep(0.05)
+        deadlines.close()
+        return ended
+
+    assert asyncio.run(scenario()) == ([2] if limit_s > 0 else [1, 2])

@@ -217,8 +217,9 @@ def test_what_waits_goes_together_and_a_lone_one_at_once():
         found = await asyncio.gather(alone, *others, return_exceptions=True)
         assert await writer.put(8) == 8
         await asyncio.to_thread(writer.close)
-        with pytest.raises(StateError, match="is stopping"):
-            await writer.put(10)
+        for late in (10, 11):
+            with pytest.raises(StateError, match="is stopping"):
+                await writer.put(late)
         return found
 
     found = asyncio.run(scenario())

@@ -66,7 +66,7 @@ def test_uses_are_counted_by_month_bank_purpose_and_model(tmp_path):
             replace(opened, named="", purpose=""),
             parts,
         ):  # the third as an earlier version logged it
-            recorder.online_opened(one)
+            recorder.online_opened([one])
     with contextlib.closing(ReleaseLedger(home / LEDGER)) as ledger:
         batches = (BATCH, scored, 40), (BATCH, scored, 50), (EVALUATION, exact, 30), (BATCH, decided, 40)
         batches += ((WATCH, decided, 41),)

@@ -153,7 +153,7 @@ def test_a_head_that_could_not_be_signed_is_signed_later(tmp_path, monkeypatch):
 
             monkeypatch.setattr(log, "sign_head", once)
             monkeypatch.setattr("veilscore.evidence.recorder._AGAIN_S", 0.01)
-            node.evidence._append({"kind": "score", "time_ms": 1})
+            node.evidence._append_ahead([{"kind": "score", "time_ms": 1}])
             await until(lambda: failed and log._head.size == log.size)
 
     asyncio.run(work())

@@ -25,7 +25,7 @@ from veilscore.errors import EvidenceError
 from veilscore.evidence.online_archive import FOLDER
 from veilscore.evidence.online_opening import PartsOpened, SpareLogged, decision_name
 from veilscore.models.decided import load_decision
-from veilscore.protocols import online
+from veilscore.protocols import online, online_spares
 from veilscore.protocols.online_measures import MeasuresAsked
 
 HOLDERS = frozenset({"tax", "registry"})
@@ -62,12 +62,13 @@ def run(tmp_path_factory):
             for number, (name, attack) in enumerate(ATTACKS.items()):
                 with pytest.MonkeyPatch.context() as patch:
                     counted(patch, 1 if name == "honest" else 0)
+                    patch.setattr(online_spares, "MOST_SPARES", 1)  # so that each attack makes its own
                     if attack is not None:
                         attack(patch)
                     response = await decide(command, name, known(folder, 9)[number + 3])
                     assert response.status == "scored", response
                     if name == "honest":
-                        await stocked(2)
+                        await stocked(2 + 2)  # two measures at two holders, for the request and for the stock
 
     asyncio.run(work())
     ids = {hashlib.sha256(f"veilscore/1 online score bank {name}".encode()).hexdigest()[:32]: name for name in ATTACKS}

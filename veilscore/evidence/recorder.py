@@ -46,7 +46,8 @@ from veilscore.wire.protocol import Charge
 from veilscore.wire.transcript import Transcript
 
 _SEED_BYTES = 32
-_SOON_S, _AGAIN_S = 0.01, 1.0  # until a head is signed; if that fails
+_SOON_S, _BETWEEN_S = 0.01, 0.1  # until a head is signed, and at least between two while entries go on coming
+_AGAIN_S = 1.0  # if that fails
 # somebody waits for these: their head follows
 _AHEAD = frozenset({"score", ShareOpened.kind, BandOpened.kind, PartsOpened.kind, DecisionOpened.kind})
 _REMEMBERED = {"step", "answer", "job", "state", "mended", "filed", "in_use"}
@@ -87,6 +88,7 @@ class EvidenceRecorder:
         self.crossing_until_s = 0.0  # time.monotonic() to which a job's cross-signing goes on from heads seen before it
         self._loop: asyncio.AbstractEventLoop | None = None
         self._signing: asyncio.Task[None] | None = None
+        self._signed_s = 0.0
 
     def open(
         self, loop: asyncio.AbstractEventLoop | None = None, visit: Callable[[dict[str, Any]], None] | None = None
@@ -309,8 +311,9 @@ class EvidenceRecorder:
             self._signing = asyncio.create_task(self._sign(after_s))
 
     async def _sign(self, after_s: float) -> None:
-        await asyncio.sleep(after_s)
+        await asyncio.sleep(max(after_s, self._signed_s + _BETWEEN_S - time.monotonic()))
         self._signing = None  # what is logged from here on may miss this head
+        self._signed_s = time.monotonic()
         try:
             await asyncio.to_thread(self.log.sign_head)
         except Exception as error:  # noqa: BLE001 - a disk that is full, a key that cannot be read: tried until it works

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Generic, TypeVar
 from typing import Protocol as Interface
 
@@ -27,6 +28,7 @@ BATCHED = frozenset({"Score", "EncryptRecord", "OpenPartial", "BandPartial", "Ad
 STREAM = "Batches"
 MOST_CALLS = 256  # of one stream that are answered at once; a caller with more of them waits
 _MOST_BYTES = MIB  # of one message, unless a single call is larger
+_LONGEST_S = 3600.0  # of one call, whatever its caller says
 _PIECES = 256  # calls or replies of one message
 
 C = TypeVar("C")  # who calls
@@ -73,6 +75,48 @@ class _Outgoing(Generic[O]):
             self._sending = None
 
 
+class _Deadlines:
+    """Ends calls that have taken too long, by one timer for all: most of them end long before.
+
+    expire : called with the number of a call whose time is over.
+    """
+
+    def __init__(self, expire: Callable[[int], object]) -> None:
+        self._expire = expire
+        self._ends: dict[int, float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, number: int, limit_s: float) -> None:
+        """Have a call end then; a limit that is no number is none at all."""
+        end_s = asyncio.get_running_loop().time() + (min(limit_s, _LONGEST_S) if limit_s > 0 else 0.0)
+        self._ends[number] = end_s
+        if self._timer is None or end_s < self._timer.when():
+            self._set(end_s)
+
+    def remove(self, number: int) -> None:
+        """Forget a call that has ended."""
+        self._ends.pop(number, None)
+
+    def close(self) -> None:
+        """End no call any more."""
+        self._ends.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _set(self, end_s: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_at(end_s, self._due)
+
+    def _due(self) -> None:
+        self._timer, now_s = None, asyncio.get_running_loop().time()
+        for number in [number for number, end_s in self._ends.items() if end_s <= now_s]:
+            del self._ends[number]
+            self._expire(number)
+        if self._ends:
+            self._set(min(self._ends.values()))
+
+
 def _fitting(waiting: Sequence[Message]) -> int:
     """Return how many of the first go into one message: at least one."""
     size = 0
@@ -111,6 +155,7 @@ class _Stream:
         self._numbers = itertools.count(1)
         self._asked: dict[int, asyncio.Future[wire_pb2.OneReply]] = {}
         self._outgoing: _Outgoing[wire_pb2.OneCall] = _Outgoing(self._send)
+        self._deadlines = _Deadlines(self._late)
         self.ended = False
         self._reading = asyncio.get_running_loop().create_task(self._read())
 
@@ -118,16 +163,20 @@ class _Stream:
         number = next(self._numbers)
         answered = self._asked[number] = asyncio.get_running_loop().create_future()
         self._outgoing.put(wire_pb2.OneCall(number=number, method=method, request=request, timeout_s=timeout_s))
+        self._deadlines.add(number, timeout_s)
         try:
-            async with asyncio.timeout(timeout_s):
-                reply = await answered
-        except TimeoutError:
-            raise failure_of("DEADLINE_EXCEEDED", "", None, self._member) from None
+            reply = await answered
         finally:
             del self._asked[number]
+            self._deadlines.remove(number)
         if reply.status:
             raise failure_of(reply.status, reply.text, reply.error or None, self._member)
         return bytes(reply.reply)
+
+    def _late(self, number: int) -> None:
+        asked = self._asked.get(number)
+        if asked is not None and not asked.done():
+            asked.set_exception(failure_of("DEADLINE_EXCEEDED", "", None, self._member))
 
     async def _send(self, calls: list[wire_pb2.OneCall]) -> None:
         await self._line.write(wire_pb2.CallBatch(calls=calls).SerializeToString())
@@ -150,6 +199,7 @@ class _Stream:
         finally:
             self.ended = True
             self._line.close()
+            self._deadlines.close()
             for asked in self._asked.values():
                 if asked.done():
                     continue
@@ -179,26 +229,29 @@ async def serve(
         await write(wire_pb2.ReplyBatch(replies=replies).SerializeToString())
 
     outgoing: _Outgoing[wire_pb2.OneReply] = _Outgoing(send)
-    running: set[asyncio.Task[None]] = set()
+    running: dict[int, asyncio.Task[None]] = {}
+    deadlines, places = _Deadlines(lambda place: running[place].cancel()), itertools.count()
 
     async def one(call: wire_pb2.OneCall, caller: C) -> None:
-        try:
-            async with asyncio.timeout(max(call.timeout_s, 0.0)):
-                reply = await answer(call, caller)
-        except TimeoutError:
-            return  # the caller has given up by itself
+        reply = await answer(call, caller)  # cancelled where it takes too long: the caller has given up by itself
         reply.number = call.number
         outgoing.put(reply)
+
+    def ended(place: int, _: object) -> None:
+        deadlines.remove(place)
+        del running[place]
 
     try:
         while (data := await receive()) is not None:
             batch, caller = read(data)
             for call in batch.calls:
                 while len(running) >= MOST_CALLS:  # what is not read makes the caller wait, not this node's memory
-                    await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                task = asyncio.get_running_loop().create_task(one(call, caller))
-                running.add(task)
-                task.add_done_callback(running.discard)
+                    await asyncio.wait(running.values(), return_when=asyncio.FIRST_COMPLETED)
+                place = next(places)
+                running[place] = asyncio.get_running_loop().create_task(one(call, caller))
+                running[place].add_done_callback(partial(ended, place))
+                deadlines.add(place, call.timeout_s)
     finally:
-        for task in running:
+        deadlines.close()
+        for task in running.values():
             task.cancel()

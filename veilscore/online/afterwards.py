@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 _LEFT_S = 0.005  # until a response has left the machine, before what comes after it begins
+_MORE_S = 0.1  # while responses go on leaving, so that many share the work
 
 
 class Afterwards(Generic[T]):
@@ -33,11 +34,13 @@ class Afterwards(Generic[T]):
             self._running = asyncio.get_running_loop().create_task(self._run())
 
     async def _run(self) -> None:
+        wait_s = _LEFT_S
         try:
             while self._gathered:
-                await asyncio.sleep(_LEFT_S)
+                await asyncio.sleep(wait_s)
                 group, self._gathered = self._gathered, []
                 await asyncio.to_thread(self._work, group)
+                wait_s = _MORE_S
         finally:
             self._running = None
 

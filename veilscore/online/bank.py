@@ -380,8 +380,8 @@ class OnlineBank:
         for one in left:
             try:
                 self._keep_for_audit(one.of)
-            except VeilscoreError as error:
-                self._log.warning("score cannot be audited", error=type(error).__name__, message=error.message)
+            except Exception as error:  # noqa: BLE001 - one that cannot be kept costs the others nothing
+                self._log.warning("score cannot be audited", error=type(error).__name__, message=str(error))
         self._keep_receipts([one.receipt for one in left if one.receipt.left])
 
     def _keep_receipts(self, left: Sequence[Receiptless]) -> None:

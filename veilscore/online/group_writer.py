@@ -41,6 +41,8 @@ class GroupWriter(Generic[T, R]):
             try:
                 self._thread.submit(self._write_all, loop)
             except RuntimeError:
+                with self._lock:
+                    self._waiting, self._at_work = [], False
                 raise StateError("the node is stopping; repeat the request when it is up again") from None
         return await written
 

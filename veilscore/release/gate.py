@@ -16,7 +16,7 @@ from veilscore.arrays import Mask
 from veilscore.errors import IdentityError, MessageError, RefusedError
 from veilscore.release.consent import Consent, Signed, commit, is_in, read_consent
 from veilscore.release.ledger import ReleaseLedger
-from veilscore.release.revocations import RevocationLists
+from veilscore.release.revocations import RevocationLists, Revoked
 from veilscore.release.scope import Ask
 
 MAX_LISTS = 64
@@ -67,10 +67,10 @@ class ConsentGate:
             return Token()
         if not data:
             raise RefusedError("the firm's consent is missing: send its token with the request")
-        consent = self._verified(data, ask, "token", "the firm's consent")
+        consent, revoked = self._verified(data, ask, "token", "the firm's consent")
         if not consent.covers_one(firm):
             raise RefusedError("the consent is another firm's")
-        if self._lists.now().firms([firm]).any():
+        if revoked.firms([firm]).any():
             raise RefusedError("the firm's consent was revoked")
         if not consent.once:
             return Token(None, consent.id, consent.scope.expires_s, firm)
@@ -98,7 +98,7 @@ class ConsentGate:
                 f"consent is required: a batch comes with 1 to {MAX_LISTS} consent lists, the bank has {len(lists)} "
                 "for this purpose, task and model (`veilscore consent import`)"
             )
-        return tuple(self._verified(data, ask, "list", "a consent list") for data in lists)
+        return tuple(self._verified(data, ask, "list", "a consent list")[0] for data in lists)
 
     def revoked_of(self, list_id: str, salt: bytes, ids: NDArray[np.str_]) -> Mask:
         """Return for which firms (normalised ids) a list of this id was revoked, as a whole or singly, (n,)."""
@@ -109,21 +109,22 @@ class ConsentGate:
         single = [r.partition(":")[2] for r in revoked.consents if r.startswith(f"{list_id}:")]
         return found | _named(commit(salt, ids.tolist()), single) if single else found
 
-    def _verified(self, data: bytes, ask: Ask, kind: str, what: str) -> Consent:
+    def _verified(self, data: bytes, ask: Ask, kind: str, what: str) -> tuple[Consent, Revoked]:
+        """Return a consent that holds for what is asked, and what is revoked now."""
         if not self._issuers:
             raise RefusedError("consent is required here and the policy lists no issuer (consent_issuers)")
         try:
             consent = read_consent(Signed.from_bytes(data, ask.bank), self._issuers)
         except (IdentityError, MessageError) as error:
             raise RefusedError(error.message, party=ask.bank) from error
-        refusal = ask.refusal(consent.scope, what)
+        refusal, revoked = ask.refusal(consent.scope, what), self._lists.now()
         if consent.kind != kind:
             refusal = f"{what} is a {consent.kind}, a {kind} is needed"
-        elif not refusal and consent.id in self._lists.now().consents:
+        elif not refusal and consent.id in revoked.consents:
             refusal = f"{what} was revoked"
         if refusal:
             raise RefusedError(refusal)
-        return consent
+        return consent, revoked
 
 
 def _named(rows: NDArray[np.uint8], single: Sequence[str]) -> Mask:

@@ -157,6 +157,7 @@ class ReleaseLedger:
         self._lock = threading.RLock()
         self._busy = False  # a transaction is under way
         self._current = False  # whether all that the file holds is in memory, within a transaction
+        self._steady = False  # within `steady`
         self._wrote = self._ahead = False  # within a transaction: it has written, and memory has what it wrote
         self._seen = 0  # number of the newest release in memory
         self._many: list[Release] = []
@@ -317,7 +318,7 @@ class ReleaseLedger:
 
     def _catch_up(self) -> None:
         """Read the releases that are new, at most once a transaction; another process may have written some."""
-        rows = () if self._current else self._db.execute(_NEWER, (self._seen,)).fetchall()
+        rows = () if self._current or self._steady else self._db.execute(_NEWER, (self._seen,)).fetchall()
         self._current, self._ahead = self._busy, self._ahead or self._wrote
         for *named, digests, inputs, packed, number in rows:
             kind, bank, reference, model, code_map, hashes, record, at_s, bits = named
@@ -360,6 +361,17 @@ class ReleaseLedger:
                 raise
             finally:
                 self._busy = self._current = self._wrote = self._ahead = False
+
+    @contextlib.contextmanager
+    def steady(self) -> Iterator[None]:
+        """Read what is new once for a block that only looks; what is written meanwhile is seen by `exclusive` later."""
+        with self._lock, self._told():
+            self._catch_up()
+            self._steady = True
+            try:
+                yield
+            finally:
+                self._steady = False
 
     @contextlib.contextmanager
     def part(self) -> Iterator[None]:

@@ -84,10 +84,11 @@ class SingleGuard:
             bits=bits,
         )
         budget = self._budget(codes.shape[1])
-        earlier = budget.check_single(release, fresh=request.fresh)
+        with self._ledger.steady():
+            earlier = budget.check_single(release, fresh=request.fresh)
+            used_up = not earlier and budget.single_used_up(release)
         if earlier and token.spend is not None:
             self._ledger.spend(token.spend, release.reference)
-        used_up = not earlier and budget.single_used_up(release)
         return Passed(release, token, codes.shape[1], earlier.partition("/")[2], used_up)
 
     def admit(
