@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 from finished_jobs import changed, keep_in
 from processor_time import ProcessorTime
@@ -37,6 +38,8 @@ def pytest_configure(config: pytest.Config) -> None:
     sys.dont_write_bytecode = False
     if config.getoption("processor_time"):
         config.pluginmanager.register(ProcessorTime(config.getoption("processor_time")))
+    hypothesis.settings.register_profile("veilscore", deadline=None)  # a loaded machine is no fault of an example
+    hypothesis.settings.load_profile("veilscore")
     if not hasattr(config, "cache"):
         raise pytest.UsageError("finished jobs are kept in pytest's cache folder: leave its plugin cacheprovider on")
     keep_in(config.cache.mkdir("finished-jobs"))

@@ -121,7 +121,8 @@ def test_guesses_are_bounded(tmp_path):
 
 def test_a_link_of_the_command_line(tmp_path):
     home = portal_home(make_homes(tmp_path), names=["portal.example"])
-    link = link_for(home, OURS.lower(), 24)
+    link, n_passkeys = link_for(home, OURS.lower(), 24)
+    assert n_passkeys == 0
     assert re.fullmatch(r"https://portal\.example:7446/enter#[\w-]{43}", link)
     with pytest.raises(ConfigError, match=r"set portal_site\.port"):
         link_for(portal_home(make_homes(tmp_path / "b"), port=0), OURS, 24)

@@ -163,7 +163,7 @@ def test_a_firm_consents_applies_draws_and_renews_on_a_phone(town, chromium, lan
 
     scheme = {"color_scheme": "dark"} if language == "zh" else {}
     with on_phone(chromium, town, language=language, **scheme) as page:
-        page.goto(link_for(town.bank, firm, 24))
+        page.goto(link_for(town.bank, firm, 24)[0])
         assert page.evaluate("document.documentElement.lang") == ("zh-Hans" if language == "zh" else "en")
         assert page.evaluate("location.hash + document.querySelector('[data-typed]').hidden") == "true"
         see("01-enter")
@@ -211,7 +211,7 @@ def test_a_withdrawal_reaches_every_holder(town, chromium):
 
 
 def test_it_works_without_scripts(town, chromium):
-    link = link_for(town.bank, town.firms["script"], 24)
+    link, _ = link_for(town.bank, town.firms["script"], 24)
     with on_phone(chromium, town, java_script_enabled=False) as page:
         page.goto(link)
         page.locator("#secret").fill(link.partition("#")[2])

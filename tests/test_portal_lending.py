@@ -184,7 +184,7 @@ def test_a_holder_that_is_away_is_told_when_it_is_back(opened):
                 (peer, method, read_revocations(Signed.from_bytes(request.SerializeToString(), ""), known(opened)))
             )
 
-    pushes = WithdrawalPushes(opened.portal.consents, Link())
+    pushes = WithdrawalPushes(opened.portal.consents, Link(), lambda: None)
     push = opened.loop.run_until_complete
     assert push(pushes.push()) == (("tax",), ("court",))
     away.clear()
@@ -232,7 +232,8 @@ def test_from_consent_to_renewal(opened):
     for _ in range(2):
         assert browser.post(f"{path}/renewal").header("location") == path
     assert "CNY 100,000" in browser.get(path).text
-    renewed = [browser.post(f"{path}/renew", agree="yes").header("location") for _ in range(2)]
+    form = {"agree": "yes", "proposal": hidden(browser.get(path).text, "proposal")}
+    renewed = [browser.post(f"{path}/renew", **form).header("location") for _ in range(2)]
     assert renewed[0] == renewed[1] != f"{path}?done=renewed"
     assert "CNY 40,000" in browser.get(renewed[0]).text
     assert check_book(book) == []

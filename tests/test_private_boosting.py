@@ -147,8 +147,8 @@ def test_every_option_of_growth_changes_the_banks_own_trees(run, option):
 
 def test_no_option_of_boosting_is_left_out_silently():
     own = set(TrainBoosting.model_fields) - set(Training.model_fields)
-    assert own == {*GROWTH, *WITH, "tree_columns", "disclosure", "mu", "despite_noise"}
-    for options in ({"tree_columns": "own"}, {"holdout_output": "band", "bands": {"A": 600}}):
+    assert own == {*GROWTH, *WITH, "tree_columns", "split_search", "disclosure", "mu", "despite_noise"}
+    for options in ({"tree_columns": "own"}, {"split_search": "all"}, {"holdout_output": "band", "bands": {"A": 600}}):
         with pytest.raises(ConfigError, match="needs exact sums"):
             job("train_boosting", disclosure="private", **options)
     with pytest.raises(ConfigError, match="weights"):

@@ -1,6 +1,7 @@
 """A firm that ends every consent is refused by any token and list, at every holder, once one holder knows."""
 
 import asyncio
+import concurrent.futures
 import contextlib
 import time
 
@@ -96,6 +97,17 @@ def test_an_issuer_signs_nothing_for_a_revoked_firm_until_it_is_lifted(tmp_path)
     assert issuer.token("f1", scope())
 
 
+def test_of_lists_that_are_made_at_once_the_last_has_all(tmp_path):
+    """A portal and a command, or two portals: each reads, extends and writes the issuer's files."""
+    issuer = Issuer.create(tmp_path / "portal", "portal")
+    ids = [claim_of(issuer.token("f1", scope())).id for _ in range(8)]
+    with concurrent.futures.ThreadPoolExecutor(8) as threads:
+        made = list(threads.map(lambda one: Issuer.load(tmp_path / "portal").revoke(one), ids))
+    lists = sorted((read_revocations(one, {"portal": issuer.public_key}) for one in made), key=lambda one: one.number)
+    assert [one.number for one in lists] == list(range(1, 9))
+    assert lists[-1].revoked == set(ids)
+
+
 def test_a_list_brought_to_one_holder_reaches_all_by_itself(tmp_path, monkeypatch):
     """In pieces; a holder that is down fetches it when it starts, before it serves anybody."""
     monkeypatch.setattr(revocation_watch, "_PIECE_BYTES", 1000)
@@ -145,13 +157,18 @@ def test_a_bank_brings_what_owners_withdrew(tmp_path):
 
             known = await brought(bank, listed(2, ["f1"], ["0a"]))
             assert (known.consents, known.firms(["f1", "f2"]).tolist()) == ({"0a"}, [True, False])
-            older = await brought(bank, listed(1, [], []))
-            assert older.firms(["f1"])[0], "an older list is not taken"
-            stranger = issue_revocations(Ed25519PrivateKey.generate(), "portal", ["0b"], number=3)
+            first = listed(3, ["f1"], ["0a"])
+            for _ in range(2):
+                await brought(bank, first)  # again, as after a lost answer
+            for other in (listed(1, [], []), listed(3, [], ["0a"])):
+                with pytest.raises(RefusedError, match="same or a higher number is here"):
+                    await brought(bank, other)
+            assert RevocationLists(homes / "tax", ISSUERS).now().firms(["f1"])[0], "an older list is not taken"
+            stranger = issue_revocations(Ed25519PrivateKey.generate(), "portal", ["0b"], number=4)
             with pytest.raises(VeilscoreError):
                 await brought(bank, stranger)
             with pytest.raises(VeilscoreError):
-                await brought(registry, listed(4, [], ["0c"]))
+                await brought(registry, listed(5, [], ["0c"]))
             assert RevocationLists(homes / "tax", ISSUERS).now().consents == {"0a"}
 
     asyncio.run(work())

@@ -42,11 +42,11 @@ def link(
     home: HomeOption = None,
     federation: FederationOption = None,
 ) -> None:
-    """Print a link by which a firm's owner enters, once; older links of the firm and codes of its offers end."""
+    """Print a link by which a firm's owner enters, once; older links, codes and sessions of the firm end."""
     from party_bank.offers import write_code  # noqa: PLC0415
     from party_bank.portal.serve import link_for  # noqa: PLC0415 - loads every protocol
 
-    found = link_for(find_home(home, federation), firm, hours)
+    found, n_passkeys = link_for(find_home(home, federation), firm, hours)
     if code is not None:
         write_code(code, found)
     console().print(found, soft_wrap=True, highlight=False)
@@ -54,6 +54,13 @@ def link(
         f"for the owner alone, once, until {moment(time.time() + hours * 3600)}: whoever has it can act for the firm",
         soft_wrap=True,
     )
+    if n_passkeys:
+        console(stderr=True).print(
+            f"{n_passkeys} passkeys open the firm besides: if the owner did not make each of them, "
+            f"`veilscore bank portal forget {firm}` first",
+            soft_wrap=True,
+            markup=False,
+        )
 
 
 @app.command("forget", epilog="Example: veilscore bank portal forget 91310000MA1K35TQ6F --home /srv/bank")

@@ -96,6 +96,7 @@ class ConsentPages:
             active=active,
             from_here=self._portal.consents.from_here,
             signs=self._portal.consents.issuer,
+            ended=self._portal.consents.ended(owner.firm),
             currency=self._portal.open.settings.currency,
             bank=self._bank(),
         )

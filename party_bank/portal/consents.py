@@ -92,6 +92,7 @@ class OwnerConsents:
         self._home, self._bank = home, bank
         self.issuer = None if folder is None else Issuer.load(folder)
         self._one = threading.Lock()  # of all that signs: the issuer's lists are read, extended and written
+        self._behind = True  # whether the book may have withdrawals that the issuer's list lacks
 
     def give(self, book: Book, terms: ConsentTerms, firm: str) -> str:
         """Sign an owner's yes and return the consent's id; where one is valid and unused, that one's.
@@ -100,35 +101,29 @@ class OwnerConsents:
         """
         issuer = self._signs()
         with self._one:
+            self._revoke(book, firm)  # what was taken back before this yes is signed before it is lifted
             with book.writing(OWNER) as entry:
                 entry.lock_firm(firm)
                 standing = self.standing(entry, firm, terms.purpose)
                 if standing is not None:
                     return str(standing["document"])
                 open_act = _unanswered(entry, firm, terms.purpose)
+                if open_act is not None and open_act["content"]["terms_sha256"] != terms.digest:
+                    self._take_back(entry, firm, open_act)  # the owner has read other terms meanwhile
+                    open_act = None
                 if open_act is None:
                     entry.note(AGREED, firm, {**asdict(terms), "terms_sha256": terms.digest})
-            if firm in issuer.revoked_firms():
-                self._keep(issuer.revoke(lift=[firm]))
+            self._revoke(book, firm)
+            if self.ended(firm):
+                self._behind = True
+                self._keep(issuer.revoke(*self._all_of(firm), lift=[firm]))
             with book.writing(OWNER) as entry:
                 entry.lock_firm(firm)
-                signed = None if open_act is None else self._signed_before(issuer, open_act, firm, terms.purpose)
+                signed = None if open_act is None else self._signed_before(entry, open_act, firm)
                 if signed is None:
-                    now_s = time.time()
-                    signed = issuer.token(firm, self._scope(terms, now_s))
-                claim = claim_of(signed)
-                import_consent(self._home, signed, "token", claim.id)
-                note_consent(
-                    entry,
-                    firm,
-                    document=claim.id,
-                    issuer=issuer.name,
-                    purpose=terms.purpose,
-                    holders=claim.scope.holders,
-                    not_before_s=claim.scope.not_before_s,
-                    expires_s=claim.scope.expires_s,
-                )
-                return claim.id
+                    signed = issuer.token(firm, self._scope(terms, time.time()))
+                import_consent(self._home, signed, "token", claim_of(signed).id)
+                return self._note(entry, firm, signed)
 
     def withdraw(self, book: Book, firm: str, purpose: str) -> int:
         """Take back the consents for a purpose, or with "" all and every legal basis; return how many ended by it.
@@ -140,6 +135,9 @@ class OwnerConsents:
         with self._one:
             with book.writing(OWNER) as entry:
                 entry.lock_firm(firm)
+                for one in GIVEN_HERE if self.issuer is not None else ():
+                    if purpose in {"", one} and (act := _unanswered(entry, firm, one)) is not None:
+                        self._take_back(entry, firm, act)
                 query = sa.select(CONSENTS).where(CONSENTS.c.firm == firm, CONSENTS.c.revoked_s.is_(None))
                 rows = entry.rows(query.where(CONSENTS.c.purpose == purpose) if purpose else query)
                 entry.note(WITHDREW, firm, {"purpose": purpose or _ALL, "documents": [row["document"] for row in rows]})
@@ -149,8 +147,8 @@ class OwnerConsents:
         return len(rows)
 
     def catch_up(self, book: Book) -> None:
-        """Sign what owners took back before a process was killed, and bring the list up to date."""
-        if self.issuer is not None:
+        """Sign what owners took back and could not be signed: a process was killed, or the folder was not there."""
+        if self.issuer is not None and self._behind:
             with self._one:
                 self._revoke(book, None)
 
@@ -167,6 +165,10 @@ class OwnerConsents:
     def from_here(self, consent: Mapping[str, Any]) -> bool:
         """Return whether this portal's issuer signed a consent, so that its withdrawal reaches every holder."""
         return self.issuer is not None and consent["issuer"] == self.issuer.name
+
+    def ended(self, firm: str) -> bool:
+        """Return whether a firm ended everything here, which its next consent lifts."""
+        return self.issuer is not None and firm in self.issuer.revoked_firms()
 
     def withdrawals(self) -> Signed | None:
         """Return the newest list for holders; None where nothing was taken back yet."""
@@ -190,14 +192,42 @@ class OwnerConsents:
             bits=terms.bits,
         )
 
-    def _signed_before(self, issuer: Issuer, act: Row, firm: str, purpose: str) -> Signed | None:
+    def _note(self, entry: BookEntry, firm: str, signed: Signed) -> str:
+        """Write a token into the book and return its id."""
+        claim, scope = claim_of(signed), claim_of(signed).scope
+        note_consent(
+            entry,
+            firm,
+            document=claim.id,
+            issuer=self._signs().name,
+            purpose=scope.purpose,
+            holders=scope.holders,
+            not_before_s=scope.not_before_s,
+            expires_s=scope.expires_s,
+        )
+        return claim.id
+
+    def _take_back(self, entry: BookEntry, firm: str, act: Row) -> None:
+        """Note as withdrawn what was signed for an act whose process was killed: the book has it nowhere else."""
+        signed = self._signed_before(entry, act, firm)
+        if signed is not None:
+            row = CONSENTS.c.firm == firm, CONSENTS.c.document == self._note(entry, firm, signed)
+            number = entry.rows(sa.select(CONSENTS.c.id).where(*row))[0]["id"]
+            entry.change(CONSENTS, number, revoked_s=entry.at_s)
+
+    def _signed_before(self, entry: BookEntry, act: Row, firm: str) -> Signed | None:
         """Return the token that was signed for an act, where the process was killed before the book had it."""
+        issuer, agreed = self._signs(), act["content"]
+        wanted = agreed["purpose"], agreed["bank"], [agreed["model"]], sorted(agreed["holders"]), agreed["bits"]
+        known = {row["document"] for row in entry.rows(sa.select(CONSENTS.c.document).where(CONSENTS.c.firm == firm))}
         for path in (issuer.folder / "issued").glob("*.json"):
-            if path.stat().st_mtime < act["at_s"] - 1:
+            if path.stem in known or path.stat().st_mtime < act["at_s"] - _DAY_S:  # clocks are set back at times
                 continue
             signed = Signed.from_text(read_text(path, "consent"), str(path))
             found: Consent = read_consent(signed, {issuer.name: issuer.public_key})
-            if found.kind == "token" and found.scope.purpose == purpose and found.covers_one(firm):
+            scope = found.scope
+            named = scope.purpose, scope.bank, list(scope.models), sorted(scope.holders), scope.bits
+            if found.kind == "token" and named == wanted and found.covers_one(firm):
                 return signed
         return None
 
@@ -205,6 +235,7 @@ class OwnerConsents:
         """Put all that was taken back, of one firm or all, into the issuer's list, and keep it for holders."""
         if self.issuer is None:
             return
+        behind, self._behind = self._behind, True
         query = sa.select(CONSENTS).where(
             CONSENTS.c.issuer == self.issuer.name,
             CONSENTS.c.revoked_s.is_not(None),
@@ -223,18 +254,35 @@ class OwnerConsents:
         firms = {one for one, is_ended in ended.items() if is_ended} - self.issuer.revoked_firms()
         if ids or firms or (firm is None and (known or self.issuer.revoked_firms())):
             self._keep(self.issuer.revoke(*sorted(ids), firms=sorted(firms)))
+        self._behind = behind and firm is not None  # another firm's may still wait
 
     def _named(self, row: Row) -> str:
         """Return how a revocation names one firm's consent: the token's id, or of a list the firm's commitment too."""
         path = self._signs().folder / "issued" / f"{row['document']}.json"
         if not path.is_file():
             return ""
-        signed = Signed.from_text(read_text(path, "consent"), str(path))
-        whole = len(signed.commitments) == 32
-        return row["document"] if whole else f"{row['document']}:{commit_one(claim_of(signed).salt, row['firm']).hex()}"
+        return _one_of(Signed.from_text(read_text(path, "consent"), str(path)), row["firm"])
+
+    def _all_of(self, firm: str) -> list[str]:
+        """Return how a revocation names all that the issuer ever gave for a firm: the book has decisions alone."""
+        found, now_s = list[str](), time.time()
+        for path in (self._signs().folder / "issued").glob("*.json"):
+            signed = Signed.from_text(read_text(path, "consent"), str(path))
+            if claim_of(signed).scope.expires_s > now_s and (one := _one_of(signed, firm)):
+                found.append(one)
+        return sorted(found)
 
     def _keep(self, signed: Signed) -> None:
         write_text(self._home / WITHDRAWALS, signed.to_text())
+
+
+def _one_of(signed: Signed, firm: str) -> str:
+    """Return how a revocation names a firm's part of a token or list; "" where it has none."""
+    claim = claim_of(signed)
+    row, rows = commit_one(claim.salt, firm), signed.commitments
+    if row not in {rows[n : n + len(row)] for n in range(0, len(rows), len(row))}:
+        return ""
+    return claim.id if rows == row else f"{claim.id}:{row.hex()}"
 
 
 def _unanswered(entry: BookEntry, firm: str, purpose: str) -> Row | None:

@@ -20,7 +20,7 @@ from party_bank.book_tables import APPLICATIONS, CONTRACTS, DECISIONS, DRAWS, LI
 from party_bank.offers import secret_of
 from party_bank.portal.consents import OWNER
 from party_bank.portal.owner import OWNERS, Owner, OwnerError, Portal, for_owners
-from party_bank.settings import Product, amount_of, read_amount
+from party_bank.settings import BankSettings, Product, amount_of, read_amount
 from veilscore.console.desk import Visit
 from veilscore.console.language import noted
 from veilscore.console.page import Page
@@ -230,6 +230,7 @@ class CreditPages:
             why=why[0]["reasons"] if why else [],
             standing=standing,
             successor=after[0] if after else None,
+            proposal=_proposal(row, renewal, settings),
             terms=settings.products.get(row["product"]),
             request_id=secrets.token_urlsafe(16),
             currency=settings.currency,
@@ -290,7 +291,11 @@ class CreditPages:
         visit.subject = f"contract {row['number']}"
         if visit.form.get("agree") != "yes":
             raise OwnerError(visit.told(noted("Tick that you accept, or leave the page: nothing was signed.")))
-        number = renewals.accept(self._portal.open.book, self._portal.open.settings, row["number"], OWNER)
+        book, settings = self._portal.open.book, self._portal.open.settings
+        (found,) = book.rows(sa.select(RENEWALS).where(RENEWALS.c.contract == row["id"])) or (None,)
+        if found and found["status"] == "proposed" and visit.form.get("proposal") != _proposal(row, found, settings):
+            raise OwnerError(visit.told(noted("What you agree to has changed meanwhile. Read it again, please.")))
+        number = renewals.accept(book, settings, row["number"], OWNER)
         return visit.go_to(f"/contracts/{number}", "renewed")
 
     # --- what these need ---------------------------------------------------------------------------------------------
@@ -339,6 +344,13 @@ def _renewal_state(contract: Row, due: set[int], renewal: Row | None) -> str:
     if renewal is not None and renewal["status"] != "due":
         return str(renewal["status"])
     return "due" if contract["id"] in due else ""
+
+
+def _proposal(contract: Row, renewal: Row | None, settings: BankSettings) -> str:
+    """Return what a form carries, so that nobody accepts another renewal than was read: amount, term and interest."""
+    if renewal is None or (terms := settings.products.get(contract["product"])) is None:
+        return ""
+    return f"{renewal['amount']} {renewal['months']} {terms.rate_bp}"
 
 
 def _is_open(offer: Row, today: dt.date) -> bool:

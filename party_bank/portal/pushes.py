@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
 
 import structlog
 
 from party_bank.portal.consents import OwnerConsents
 from veilscore.console.link import NodeLink
-from veilscore.errors import VeilscoreError
+from veilscore.errors import RefusedError, VeilscoreError
 from veilscore.fabric.watches import described
 from veilscore.release.consent import body_of
 from veilscore.v1 import control_pb2 as pb
@@ -17,16 +19,17 @@ METHOD = "Withdrawn"
 _CALL_S = 5.0
 _AGAIN_S = 20.0
 _PAGE_S = 3.0
+_ALL_AGAIN_S = 3600.0
 
 
 class WithdrawalPushes:
     """Calls each holder with the newest list; what one does not take now it is given again, or gets from another.
 
-    consents : whose list; link : to the nodes of the federation.
+    consents : whose list; link : to the nodes of the federation; catch_up : signs what could not be signed before.
     """
 
-    def __init__(self, consents: OwnerConsents, link: NodeLink) -> None:
-        self._consents, self._link = consents, link
+    def __init__(self, consents: OwnerConsents, link: NodeLink, catch_up: Callable[[], None]) -> None:
+        self._consents, self._link, self._catch_up = consents, link, catch_up
         self._has: dict[str, int] = {}
         self._log = structlog.get_logger("party_bank.portal")
 
@@ -45,6 +48,8 @@ class WithdrawalPushes:
             try:
                 await self._link.call(name, METHOD, message, pb.HeldRevocations, _CALL_S)
                 self._has[name] = number
+            except RefusedError as error:
+                self._log.error("withdrawals refused", holder=name, reason=error.message)
             except VeilscoreError as error:
                 self._log.info("withdrawals wait", holder=name, error=type(error).__name__)
 
@@ -61,9 +66,14 @@ class WithdrawalPushes:
             self._log.info("withdrawals wait", **described(error))
 
     async def keep_pushing(self) -> None:
-        """Push what is new, for ever."""
+        """Push what is new, for ever, and all of it again now and then: a holder may go back to an older backup."""
+        brought_s = time.monotonic()
         while True:
+            if time.monotonic() - brought_s > _ALL_AGAIN_S:
+                brought_s = time.monotonic()
+                self._has.clear()
             try:
+                await asyncio.to_thread(self._catch_up)
                 await self.push()
             except Exception as error:  # noqa: BLE001 - this work never ends by an error
                 self._log.error("withdrawals", **described(error))

@@ -65,10 +65,12 @@ def portal_of(home: PortalHome, store: OwnerStore, link: NodeLink, joint: Callab
     site = site_of(home)
     consents = OwnerConsents(home.path, home.name, site.issuer)
 
+    pushes = WithdrawalPushes(consents, link, lambda: consents.catch_up(open_.book))
+
     def judge() -> Judge:
         return active_judge(home.path, home.name)
 
-    return Portal(home, open_, store, consents, WithdrawalPushes(consents, link), joint(open_.book), judge)
+    return Portal(home, open_, store, consents, pushes, joint(open_.book), judge)
 
 
 def desk_of(portal: Portal, link: NodeLink, passkeys: Passkeys, origin: str) -> PortalDesk:
@@ -154,8 +156,11 @@ class RunningPortal:
         self.store.close()
 
 
-def link_for(home: Path, firm: str, hours: float) -> str:
-    """Return a link by which a firm's owner enters, once; it ends older links and the codes of offers."""
+def link_for(home: Path, firm: str, hours: float) -> tuple[str, int]:
+    """Return a link by which a firm's owner enters, once, and how many passkeys open the firm besides.
+
+    It ends older links, the codes of offers, and sessions; passkeys stay (`forget`).
+    """
     own = PortalHome(home)
     site, open_ = site_of(own), OpenBook(own)
     if not site.port and site.origin is None:
@@ -164,11 +169,13 @@ def link_for(home: Path, firm: str, hours: float) -> str:
     try:
         row = open_.firm(firm)
         secret = store.link(row["firm"], hours, entry.codes_of(open_.book, row["firm"]))
-        store.note("(command line)", "portal: make a link", store.person_of(row["firm"]), "done")
+        person = store.person_of(row["firm"])
+        store.note("(command line)", "portal: make a link", person, "done")
+        n_passkeys = len(store.passkeys(person))
     finally:
         store.close()
         open_.close()
-    return f"{site.origin_at(site.port)}/enter#{secret}"
+    return f"{site.origin_at(site.port)}/enter#{secret}", n_passkeys
 
 
 def forget(home: Path, firm: str) -> int:

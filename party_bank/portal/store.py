@@ -43,12 +43,13 @@ class OwnerStore(ConsoleStore):
         return None if found is None else str(found[0])
 
     def link(self, firm: str, hours: float, codes: Sequence[str]) -> str:
-        """Return the secret of a link for a firm's owner, which works once; older links and codes end.
+        """Return the secret of a link for a firm's owner, which works once; older links, codes and sessions end.
 
         codes : SHA-256 of the secrets in the QR codes of the firm's offers.
         """
         person = self.person_of(firm)
-        self._all("DELETE FROM invitations WHERE person = ?", person)
+        for table in ("invitations", "sessions"):  # whoever entered by a code that was not theirs is out
+            self._all(f"DELETE FROM {table} WHERE person = ?", person)  # noqa: S608 - fixed words
         for code in codes:
             self.use_code(code)
         return self.invite(person, hours)

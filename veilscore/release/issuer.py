@@ -5,14 +5,16 @@ FOLDER/issuer.json     name and public key: holders put them into `consent_issue
 FOLDER/issued/ID.json  every token and list
 FOLDER/revoked.json    ids revoked so far
 FOLDER/revoked_firms.json  firms that ended every consent, in clear, and the number of the last revocation list
+FOLDER/revoking        locked while a list is made, so that of two processes none loses what the other revoked
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -21,7 +23,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from veilscore.errors import ConfigError, StateError
-from veilscore.files.private import private_folder
+from veilscore.files.private import private_file, private_folder
 from veilscore.files.store import write_atomically, write_text
 from veilscore.keys.identity import check_name, passphrase_from_environment
 from veilscore.release.consent import (
@@ -110,13 +112,27 @@ class Issuer:
         unknown = [one for one in ids if one.partition(":")[0] not in known]
         if unknown:
             raise ConfigError(f"{len(unknown)} of the ids were not issued by {self.name}; see `veilscore consent list`")
-        number, before = self._revoked_firms()
-        if strange := set(lift) - before:
-            raise ConfigError(f"{len(strange)} of the firms to lift are not revoked at {self.name}")
-        revoked, ended = sorted({*self.revoked(), *ids}), sorted((before | set(firms)) - set(lift))
-        write_text(self.folder / "revoked.json", json.dumps(revoked))
-        write_text(self.folder / FIRMS_FILE, json.dumps({"number": number + 1, "firms": ended}))
-        return issue_revocations(self._key, self.name, revoked, firms=ended, number=number + 1)
+        with self._alone():
+            number, before = self._revoked_firms()
+            if strange := set(lift) - before:
+                raise ConfigError(f"{len(strange)} of the firms to lift are not revoked at {self.name}")
+            revoked, ended = sorted({*self.revoked(), *ids}), sorted((before | set(firms)) - set(lift))
+            write_text(self.folder / "revoked.json", json.dumps(revoked))
+            write_text(self.folder / FIRMS_FILE, json.dumps({"number": number + 1, "firms": ended}))
+            return issue_revocations(self._key, self.name, revoked, firms=ended, number=number + 1)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Let no other process or thread make a list meanwhile; StateError where the folder cannot be written."""
+        try:
+            descriptor = private_file(self.folder / "revoking")
+        except OSError as error:
+            raise StateError(f"{self.folder} cannot be written: {error.strerror}") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
 
     def of_contract(self, contract: str) -> tuple[str, ...]:
         """Return the ids of all consents that end with a contract; ConfigError if none was issued."""

@@ -95,10 +95,20 @@ class RevocationWatch:
         return await self._fabric.call(name, "Revocations", asked, pb.HeldRevocations, timeout_s=timeout_s, retry=False)
 
     async def _brought(self, brought: pb.SignedConsent, peer: Member) -> pb.HeldRevocations:
-        """Take a list that a bank brings, where an issuer that this holder trusts signed it; it counts as any other."""
+        """Take a list that a bank brings, where an issuer that this holder trusts signed it; it counts as any other.
+
+        RefusedError where the one that is here has another content and no lower number, so that no withdrawal is lost
+        without a word.
+        """
         signed = Signed.from_bytes(brought.SerializeToString(), peer.name)
         if await asyncio.to_thread(self._lists.take, signed):
             self._log.warning("revocation list", source=peer.name)
+        elif signed.body not in {one.body for _, one in (await asyncio.to_thread(self._lists.now)).newest.values()}:
+            raise RefusedError(
+                "a list of this issuer with the same or a higher number is here: bring the newest, and see whether the "
+                "issuer's folder was restored from a backup or is used twice",
+                party=peer.name,
+            )
         return pb.HeldRevocations()
 
     async def _answer(self, asked: pb.AskRevocations, peer: Member) -> pb.HeldRevocations:

@@ -266,7 +266,7 @@ class TrainBoosting(Training):
     )
     split_search: Literal["coarse", "all"] = Field(
         default="coarse",
-        description="of exact trees; coarse: seven thresholds of each column are compared, then those around the best; "
+        description="of exact trees; coarse: ten thresholds of each column are compared, then those around the best; "
         "all: every threshold, at three times the bytes",
     )
     disclosure: Disclosure = Field(
@@ -289,7 +289,7 @@ class TrainBoosting(Training):
 
     @model_validator(mode="after")
     def _private(self) -> Self:
-        _refuse_exact_options(self, "tree_columns", "holdout_output")
+        _refuse_exact_options(self, "tree_columns", "split_search", "holdout_output")
         return self
 
     @model_validator(mode="after")

@@ -5,8 +5,9 @@ Rules, for each sender of a session:
    came early waits for those before it. A sender says what it knows to be here; where that is missing, a node was
    restarted within a step, and the message is refused.
 2. A repeat with the same digest is acknowledged and dropped, one with another digest is refused.
-3. Unread bytes of a session stay below `WireLimits.inbox_bytes`; a sender waits for space, except that the message that
-   somebody already waits for always gets in (otherwise a full inbox could wait for itself).
+3. Unread bytes of a session stay below `WireLimits.inbox_bytes`, and unread messages, which may be empty, below
+   `MOST_UNREAD`; a sender waits for space, except that the message that somebody already waits for always gets in
+   (otherwise a full inbox could wait for itself).
 All methods belong to the event loop's thread.
 """
 
@@ -23,6 +24,7 @@ from veilscore.v1 import wire_pb2
 
 MIB = 1 << 20
 SENT_AHEAD = 4  # messages of one sender to one recipient under way at once
+MOST_UNREAD = 1 << 16  # of one session; each takes some 300 bytes besides its own
 
 
 class QueueFullError(PeerError):
@@ -71,6 +73,7 @@ class Inbox:
     def __init__(self, session: str, limits: WireLimits) -> None:
         self.session = session
         self.used_bytes = 0
+        self.unread = 0
         self.closed: str | None = None
         self._limits = limits
         self._senders: dict[str, _Sender] = {}
@@ -110,7 +113,7 @@ class Inbox:
         known, size_bytes = self._senders.setdefault(header.sender, _Sender()), header.size_bytes
 
         def fits() -> bool:
-            return self.used_bytes + size_bytes <= self._limits.inbox_bytes
+            return self.used_bytes + size_bytes <= self._limits.inbox_bytes and self.unread < MOST_UNREAD
 
         def awaited() -> bool:
             comes_next = header.sequence == known.next_sequence and not known.queue
@@ -118,17 +121,18 @@ class Inbox:
 
         if not await self._until(lambda: fits() or awaited(), wait_s):
             raise QueueFullError(
-                f"queue full: {self.used_bytes} bytes wait to be read, the limit is {self._limits.inbox_bytes}",
+                f"queue full: {self.used_bytes} bytes wait to be read, the limit is {self._limits.inbox_bytes} "
+                f"(messages: {self.unread} of at most {MOST_UNREAD})",
                 session=self.session,
             )
         over = not fits()
-        self.used_bytes += size_bytes
+        self._take_in(size_bytes)
         known.let_in += over
         try:
             yield
         finally:
             known.let_in -= over
-            self.used_bytes -= size_bytes
+            self._let_go(size_bytes)
             self._wake()
 
     async def turn(self, header: wire_pb2.Header, wait_s: float) -> None:
@@ -150,7 +154,7 @@ class Inbox:
         known.digests[header.sequence] = header.sha256
         known.next_sequence += 1
         known.queue.append(payload)
-        self.used_bytes += len(payload)
+        self._take_in(len(payload))
         self._wake()
         return False
 
@@ -169,7 +173,7 @@ class Inbox:
         finally:
             known.readers -= 1
         payload = known.queue.popleft()
-        self.used_bytes -= len(payload)
+        self._let_go(len(payload))
         self._wake()
         return payload
 
@@ -177,11 +181,20 @@ class Inbox:
         """Drop what is unread and wake all who wait; the last digests stay, so that a late repeat is acknowledged."""
         self.closed = reason
         for known in self._senders.values():
-            self.used_bytes -= sum(map(len, known.queue))
+            for payload in known.queue:
+                self._let_go(len(payload))
             known.queue.clear()
-            last = known.next_sequence - 1
-            known.digests = {k: v for k, v in known.digests.items() if k == last}
+            first = known.next_sequence - SENT_AHEAD  # the acknowledgement of each of these may have been lost
+            known.digests = {k: v for k, v in known.digests.items() if k >= first}
         self._wake()
+
+    def _take_in(self, size_bytes: int) -> None:
+        self.used_bytes += size_bytes
+        self.unread += 1
+
+    def _let_go(self, size_bytes: int) -> None:
+        self.used_bytes -= size_bytes
+        self.unread -= 1
 
     async def _until(self, ready: Callable[[], bool], timeout_s: float) -> bool:
         """Wait until `ready`, and return False when the time is over."""
