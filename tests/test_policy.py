@@ -158,7 +158,9 @@ class Asked:
             elif path == "opening":  # of a record that was asked for before, under another policy
                 guard = self.online._guard
                 release = Release(ONLINE_RELEASE, "bank", "bank/r", "m", "c", guard._ledger.firms(["F00001"]))
-                guard.admit(Passed(release, Token(), 4))
+                (refusal,) = guard.admit([Passed(release, Token(), 4)], lambda _: None)
+                if refusal is not None:
+                    raise refusal
             else:
                 Desk(self.home).accept(self.submission)
         except VeilscoreError as error:

@@ -149,7 +149,7 @@ class _Outbox:
     async def flush(self) -> None:
         """Return when everything was delivered."""
         while self._tasks:
-            await self.unless_failed(asyncio.wait(self._tasks))
+            await self.unless_failed(asyncio.wait(list(self._tasks)))  # which may have ended by then
         await self.unless_failed(asyncio.sleep(0))
 
     async def unless_failed(self, waited: Coroutine[Any, Any, W]) -> W:
