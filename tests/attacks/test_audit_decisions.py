@@ -129,7 +129,12 @@ def test_what_was_kept_of_a_decision_and_changed_afterwards(run, tmp_path):
         (kept, lambda b: b.update(own_codes={}), "part tax", "codes of other measures"),
         (kept, lambda b: b.update(request="0" * 32), "part tax", "another request or decision"),
         (kept, lambda b: b.update(labels=None), "part tax", "OpenPartial to tax is not"),
-        (kept, lambda b: b["labels"].update(circuit=b["labels"]["circuit"] + 1), "part tax", "OpenPartial to tax is not"),
+        (
+            kept,
+            lambda b: b["labels"].update(circuit=b["labels"]["circuit"] + 1),
+            "part tax",
+            "OpenPartial to tax is not",
+        ),
         (kept, lambda b: b["spares"].popitem(), "part tax", "spares of other measures"),
         (kept, lambda b: next(iter(b["spares"].values())).update(seed="0" * 64), "part tax", "it was changed"),
         (filed, lambda b: b["decision"]["decision"].update(purpose="renewal"), "part tax", "decision kept was changed"),
