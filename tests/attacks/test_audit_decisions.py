@@ -125,7 +125,7 @@ def test_what_was_kept_of_a_decision_and_changed_afterwards(run, tmp_path):
     changes = (
         (kept, lambda b: b.update(bound=(b["bound"] + 1) % 6), "tax", "choices of labels to tax"),
         (kept, lambda b: b.update(bound=6), "part tax", "a bound that there is not"),
-        (kept, lambda b: b.update(own_codes=other), "tax", "other codes of its own columns for one holder"),
+        (kept, lambda b: b.update(own_codes=other), "tax", ""),  # at one holder or in the circuit
         (kept, lambda b: b.update(own_codes={}), "part tax", "codes of other measures"),
         (kept, lambda b: b.update(request="0" * 32), "part tax", "another request or decision"),
         (kept, lambda b: b.update(labels=None), "part tax", "OpenPartial to tax is not"),
