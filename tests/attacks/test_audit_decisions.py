@@ -29,6 +29,8 @@ from veilscore.protocols import online, online_spares
 from veilscore.protocols.online_measures import MeasuresAsked
 
 HOLDERS = frozenset({"tax", "registry"})
+# where the codes move a bit of the trees that were trained here, what opened the part is another; else the parts differ
+OTHER_CODES = "OpenPartial to tax is not | other codes of its own columns for one holder"
 
 
 def shifted(patch):
@@ -125,7 +127,7 @@ def test_what_was_kept_of_a_decision_and_changed_afterwards(run, tmp_path):
     changes = (
         (kept, lambda b: b.update(bound=(b["bound"] + 1) % 6), "tax", "choices of labels to tax"),
         (kept, lambda b: b.update(bound=6), "part tax", "a bound that there is not"),
-        (kept, lambda b: b.update(own_codes=other), "tax", ""),  # at one holder or in the circuit
+        (kept, lambda b: b.update(own_codes=other), "tax", OTHER_CODES),
         (kept, lambda b: b.update(own_codes={}), "part tax", "codes of other measures"),
         (kept, lambda b: b.update(request="0" * 32), "part tax", "another request or decision"),
         (kept, lambda b: b.update(labels=None), "part tax", "OpenPartial to tax is not"),
@@ -143,7 +145,7 @@ def test_what_was_kept_of_a_decision_and_changed_afterwards(run, tmp_path):
         whole = path.read_bytes()
         rewrite(path, change)
         verdict, detail = verdicts(findings(folder, bank, request=request), ids, "honest")[step]
-        assert (verdict, words in detail) == ("differs", True), (words, detail)
+        assert (verdict, any(text in detail for text in words.split(" | "))) == ("differs", True), (words, detail)
         path.write_bytes(whole)
     for path in (kept, spare, kept.with_suffix(".reply"), filed):
         whole = path.read_bytes()
