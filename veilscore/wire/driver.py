@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 from typing import Protocol as Interface
 
@@ -148,11 +148,9 @@ class _Outbox:
 
     async def flush(self) -> None:
         """Return when everything was delivered."""
-        while self._tasks:
-            await self.unless_failed(asyncio.wait(list(self._tasks)))  # which may have ended by then
-        await self.unless_failed(asyncio.sleep(0))
+        await self.unless_failed(asyncio.gather(*self._tasks))
 
-    async def unless_failed(self, waited: Coroutine[Any, Any, W]) -> W:
+    async def unless_failed(self, waited: Awaitable[W]) -> W:
         """Wait for `waited`, or raise what a delivery met meanwhile."""
         task = asyncio.ensure_future(waited)
         either: tuple[asyncio.Future[Any], ...] = (task, self._failed)
