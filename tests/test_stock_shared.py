@@ -1,4 +1,4 @@
-"""Requests that find no spare wait for a batch that is being made, unless it calls a holder that went down."""
+"""Requests that find no spare wait for one batch that is being made, however many they are."""
 
 from __future__ import annotations
 
@@ -31,27 +31,22 @@ def made(monkeypatch):
     return own, begun
 
 
-def test_a_batch_is_shared_and_one_that_is_stuck_is_not_waited_for(made, monkeypatch):
+def test_a_batch_is_shared_until_it_ends(made):
     own, begun = made
 
     async def scenario():
-        model, waiting = object(), []
-        for pause_s in (0.0, 0.0, 0.02, 0.0):
-            await asyncio.sleep(pause_s)
-            waiting.append(asyncio.ensure_future(own.more("tax", model)))
-            await asyncio.sleep(0)
+        model = object()
+        waiting = [asyncio.ensure_future(own.more("tax", model)) for _ in range(2)]
         await asyncio.sleep(0)
-        assert len(begun) == 2  # two wait for the first, which is stuck; two for the one that was begun anew
-        begun[1].set_result(deque(["new"]))
-        assert [await one for one in waiting[2:]] == [deque(["new"])] * 2
-        assert not waiting[0].done()
-        begun[0].set_result(deque(["late"]))
-        assert [await one for one in waiting[:2]] == [deque(["late"])] * 2
+        waiting.append(asyncio.ensure_future(own.more("tax", model)))
+        await asyncio.sleep(0)
+        assert len(begun) == 1
+        begun[0].set_result(deque(["new"]))
+        assert [await one for one in waiting] == [deque(["new"])] * 3
         after = asyncio.ensure_future(own.more("tax", model))
         await asyncio.sleep(0)
-        assert len(begun) == 3
-        begun[2].set_result(deque())
+        assert len(begun) == 2
+        begun[1].set_result(deque())
         await after
 
-    monkeypatch.setattr(stock, "_STUCK_S", 0.01)
     asyncio.run(scenario())
