@@ -1,4 +1,4 @@
-"""Requests that find no spare wait for one batch that is being made, however many they are."""
+"""What many requests wait for at once is made once: a batch of spares, a model that is read."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from veilscore.online import stock
+from veilscore.online.model import BankModels
 
 
 @pytest.fixture
@@ -50,3 +51,23 @@ def test_a_batch_is_shared_until_it_ends(made):
         await after
 
     asyncio.run(scenario())
+
+
+def test_a_model_that_could_not_be_read_is_read_again(tmp_path, monkeypatch):
+    """Whatever the reason was: one that is no error of Veilscore's may pass too, such as a lack of memory."""
+    models, read = BankModels(tmp_path, None), []
+
+    async def whole(*_paths):
+        read.append(1)
+        if len(read) == 1:
+            raise MemoryError
+        return "model"
+
+    monkeypatch.setattr(models, "_whole", whole)
+
+    async def scenario():
+        first = await asyncio.gather(*[models.at(tmp_path) for _ in range(2)], return_exceptions=True)
+        return [type(one) for one in first], await asyncio.gather(*[models.at(tmp_path) for _ in range(2)])
+
+    assert asyncio.run(scenario()) == ([MemoryError] * 2, ["model"] * 2)
+    assert len(read) == 2
