@@ -42,7 +42,7 @@ from veilscore.online import stock as online_stock
 from veilscore.online.bank import OnlineBank
 from veilscore.online.model import codes_of_features
 from veilscore.online.records import load_map
-from veilscore.online.stock import BankSpares
+from veilscore.online.stock import BankSpares, BankStock
 from veilscore.protocols import online_spares
 from veilscore.protocols.online_spares import HolderSpare
 from veilscore.terms.federation import load_federation
@@ -463,8 +463,8 @@ def test_spares_give_the_same_scores(trained, homes, monkeypatch):
     monkeypatch.setattr(online_stock, "SPARES", 3)
     monkeypatch.setattr(online_spares, "MOST_SPARES", 1)  # none more than that are made together
     used, made, at_once = [], [], []
-    add, difference, made_spare = BankSpares.add, HolderSpare.difference, OnlineBank._made_spare
-    monkeypatch.setattr(OnlineBank, "_made_spare", lambda *arguments: at_once.append(1) or made_spare(*arguments))
+    add, difference, made_spare = BankSpares.add, HolderSpare.difference, BankStock.made_spare
+    monkeypatch.setattr(BankStock, "made_spare", lambda *arguments: at_once.append(1) or made_spare(*arguments))
     monkeypatch.setattr(BankSpares, "add", lambda *arguments: made.append(1) or add(*arguments))
     monkeypatch.setattr(
         HolderSpare, "difference", lambda *arguments: used.append(arguments[0]) or difference(*arguments)

@@ -134,10 +134,10 @@ class GateList:
 
 
 @kernel()
-def _sum_of(wires: Any, names: Any, start: Any, end: Any) -> Any:
-    """Label of a set of wires."""
+def _sum_of(ends: Any, names: Any, wires: Any, number: Any) -> Any:
+    """Label of the set of wires with this number."""
     low, high = np.uint64(0), np.uint64(0)
-    for i in range(start, end):
+    for i in range(ends[number], ends[number + 1]):
         low ^= wires[names[i], 0]
         high ^= wires[names[i], 1]
     return low, high
@@ -150,9 +150,9 @@ def _garble_list(ends: Any, names: Any, firsts: Any, keys: Any, tweak: Any, wire
     for array in range(firsts.size - 1):
         schedule = expand_key(keys[array])
         for gate in range(firsts[array], firsts[array + 1]):
-            a0, a1 = _sum_of(wires, names, ends[3 * gate], ends[3 * gate + 1])
-            b0, b1 = _sum_of(wires, names, ends[3 * gate + 1], ends[3 * gate + 2])
-            m0, m1 = _sum_of(wires, names, ends[3 * gate + 2], ends[3 * gate + 3])
+            a0, a1 = _sum_of(ends, names, wires, 3 * gate)
+            b0, b1 = _sum_of(ends, names, wires, 3 * gate + 1)
+            m0, m1 = _sum_of(ends, names, wires, 3 * gate + 2)
             g0, g1, e0, e1, c0, c1 = garbled_gate(a0, a1, b0, b1, o0, o1, tweak, schedule)
             tweak += np.uint64(2)
             table[gate, 0], table[gate, 1], table[gate, 2], table[gate, 3] = g0, g1, e0, e1
@@ -167,9 +167,9 @@ def _evaluate_list(ends: Any, names: Any, firsts: Any, keys: Any, tweak: Any, wi
     for array in range(firsts.size - 1):
         schedule = expand_key(keys[array])
         for gate in range(firsts[array], firsts[array + 1]):
-            a0, a1 = _sum_of(wires, names, ends[3 * gate], ends[3 * gate + 1])
-            b0, b1 = _sum_of(wires, names, ends[3 * gate + 1], ends[3 * gate + 2])
-            m0, m1 = _sum_of(wires, names, ends[3 * gate + 2], ends[3 * gate + 3])
+            a0, a1 = _sum_of(ends, names, wires, 3 * gate)
+            b0, b1 = _sum_of(ends, names, wires, 3 * gate + 1)
+            m0, m1 = _sum_of(ends, names, wires, 3 * gate + 2)
             t0, t1, t2, t3 = table[gate, 0], table[gate, 1], table[gate, 2], table[gate, 3]
             c0, c1 = evaluated_gate(a0, a1, b0, b1, t0, t1, t2, t3, tweak, schedule)
             tweak += np.uint64(2)
@@ -182,5 +182,5 @@ def _outputs(ends: Any, names: Any, wires: Any, n_gates: Any) -> Any:
     """Labels of the output."""
     out = np.empty((ends.size - 1 - 3 * n_gates, 2), np.uint64)
     for bit in range(out.shape[0]):
-        out[bit, 0], out[bit, 1] = _sum_of(wires, names, ends[3 * n_gates + bit], ends[3 * n_gates + bit + 1])
+        out[bit, 0], out[bit, 1] = _sum_of(ends, names, wires, 3 * n_gates + bit)
     return out

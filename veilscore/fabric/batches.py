@@ -87,7 +87,7 @@ class _Deadlines:
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, number: int, limit_s: float) -> None:
-        """Have a call end then; a limit that is no number is none at all."""
+        """Have a call end after so many seconds, at once where that is no positive number."""
         end_s = asyncio.get_running_loop().time() + (min(limit_s, _LONGEST_S) if limit_s > 0 else 0.0)
         self._ends[number] = end_s
         if self._timer is None or end_s < self._timer.when():

@@ -164,9 +164,12 @@ class Peers:
     async def retrying(
         self, peer_name: str, attempt: Callable[[Peer, float], Awaitable[R]], total_s: float, *, retry: bool
     ) -> R:
-        """Greet the peer if need be, run `attempt`, and while the peer cannot be reached, wait and repeat."""
+        """Greet the peer if need be, run `attempt`, and while the peer cannot be reached, wait and repeat.
+
+        Pauses grow to a twentieth of the whole time at most: a peer that came back is found while there is time.
+        """
         end_s = time.monotonic() + total_s
-        delay_s = 0.1
+        delay_s, longest_s = 0.1, min(5.0, total_s / 20)
         while True:
             peer = self.get(peer_name)  # anew each time: its keys or this node's may have changed
             self._handshake.check_callee(peer.member)
@@ -184,7 +187,7 @@ class Peers:
                 if not (retry and failure.may_repeat) or time.monotonic() + pause_s >= end_s:
                     raise failure.error from failure
             await asyncio.sleep(pause_s)
-            delay_s = min(2 * delay_s, 5.0)
+            delay_s = min(2 * delay_s, longest_s)
 
     async def _greet(self, peer: Peer, timeout_s: float) -> None:
         """Exchange versions and clocks, once for each connection."""

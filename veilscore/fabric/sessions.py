@@ -30,7 +30,10 @@ class KindTraffic:
 
 
 class _Sending:
-    """Numbers the messages to one recipient of a session, of which `SENT_AHEAD` may be under way at once."""
+    """Numbers the messages to one recipient of a session, of which `SENT_AHEAD` may be under way at once.
+
+    The recipient refuses one that is further ahead (`Inbox.has_it`), so whoever sends waits here.
+    """
 
     def __init__(self, to: str, session: str) -> None:
         self._to, self._session = to, session

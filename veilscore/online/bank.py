@@ -41,14 +41,12 @@ from veilscore.online.stock import BankStock
 from veilscore.protocols.online import CALLER, bank_score
 from veilscore.protocols.online_desks import BankRequest
 from veilscore.protocols.online_parts import FirmPart, NotScoredError, Opened
-from veilscore.protocols.online_spares import BankSpare
 from veilscore.terms.bands import Bands
 from veilscore.terms.federation import Member
 from veilscore.terms.node_config import NodeConfig
 from veilscore.terms.people import is_own
 from veilscore.v1 import control_pb2 as pb
 from veilscore.wire.calls import Calls, Served
-from veilscore.wire.protocol import Protocol
 
 DEFAULT_S, MOST_S = 10.0, 120.0
 _ROLES_KEPT = 64  # requests that failed while being opened, with the bytes to repeat; a few hundred kB each
@@ -280,7 +278,7 @@ class OnlineBank:
                 coordinator=self._fabric.federation.coordinator.name,
                 limit_s=limit_s,
                 take_spare=lambda holder: self._stock.spares.take(holder, base),
-                make_spare=lambda holder, lost: self._made_spare(holder, base, limit_s / 2, lost),
+                make_spare=lambda holder, lost: self._stock.made_spare(holder, base, limit_s / 2, lost),
                 put_back=lambda holder, spare: self._stock.spares.add(holder, base, spare),
                 pool=self._stock.pools.take,
                 drop_pool=self._stock.pools.drop,
@@ -310,7 +308,7 @@ class OnlineBank:
                     decision=asked_of(held, own, self._stock, limit_s / 2),
                     limit_s=limit_s,
                     take_spare=lambda _: None,
-                    make_spare=lambda holder, lost: self._made_spare(holder, held.models[holder], limit_s, lost),
+                    make_spare=lambda holder, lost: self._stock.made_spare(holder, held.models[holder], limit_s, lost),
                     pool=self._stock.pools.take,
                     drop_pool=self._stock.pools.drop,
                     opened_before=partial(self._opened_before, of),
@@ -320,10 +318,6 @@ class OnlineBank:
             self._caller,
         )
         return of
-
-    def _made_spare(self, holder: str, model: BankModel, limit_s: float, lost: BankSpare | None) -> Protocol[BankSpare]:
-        """Make spares and return one, for a request that finds none, or one that the holder has lost."""
-        return self._stock.made_spare(holder, model, limit_s, lost)
 
     def _opened_before(self, of: _Request, parts: Sequence[FirmPart]) -> int | None:
         """Return what these parts came to if all were released under one request that is kept here, else None."""

@@ -21,7 +21,7 @@ from veilscore.crypto.encrypted_cells import EncodedPoints, check_points_fit, en
 from veilscore.data.codes import CodeMap
 from veilscore.data.notation import MISSING, WHITE, plain_number
 from veilscore.data.table import make_table
-from veilscore.errors import ConfigError, DataError, ParameterError, SchemaError, VeilscoreError
+from veilscore.errors import ConfigError, DataError, ParameterError, SchemaError
 from veilscore.models.boosted import Boosted
 from veilscore.models.chained import BankChain, Chained
 from veilscore.models.counts import offsets
@@ -153,7 +153,7 @@ class BankModels:
             kept = self._models[key] = signature, asyncio.get_running_loop().create_task(self._whole(*paths))
         try:
             return await asyncio.shield(kept[1])
-        except VeilscoreError:
+        except Exception:
             self._models.pop(key, None)  # whoever asks next reads it again
             raise
 

@@ -29,7 +29,6 @@ from veilscore.wire.randomness import secret_bytes
 SPARES = 512  # a holder and model; a few kB each at the holder, a few bytes at the bank
 LOW = 160  # from here on spares are made although requests keep coming: half a second of three hundred requests each
 _HELD = 4096  # spares at a holder, all banks and models
-_STUCK_S = 2.0  # what takes longer calls a holder that is down, with longer and longer pauses: others begin anew
 _IDLE_S = 0.2  # without a request, before spares are made
 
 
@@ -172,7 +171,7 @@ class BankStock:
         self.spares = BankSpares()
         self.pools = BankPools(self._pool, caller)
         self._contexts: dict[str, PublicContext] = {}
-        self._making: dict[tuple[str, int], tuple[asyncio.Task[deque[BankSpare]], float]] = {}
+        self._making: dict[tuple[str, int], asyncio.Task[deque[BankSpare]]] = {}
         self._refill: asyncio.Task[None] | None = None
         self._log = structlog.get_logger("veilscore.online").bind(party=name)
 
@@ -227,17 +226,11 @@ class BankStock:
 
         Returns those that found no place in the stock, as the model was replaced: for the requests that have it still.
         """
-        key, now_s = (holder, id(model)), time.monotonic()
-        task, begun_s = self._making.get(key, (None, 0.0))
-        if task is None or now_s - begun_s > _STUCK_S:
-            task = self._caller.begin(run_calls(self._make_spares(holder, model), self._caller))
-            self._making[key] = task, now_s
-            task.add_done_callback(lambda done: self._made(key, done))
-        return await asyncio.shield(task)
-
-    def _made(self, key: tuple[str, int], task: asyncio.Task[deque[BankSpare]]) -> None:
-        if key in self._making and self._making[key][0] is task:
-            del self._making[key]
+        key = holder, id(model)
+        if key not in self._making:
+            task = self._making[key] = self._caller.begin(run_calls(self._make_spares(holder, model), self._caller))
+            task.add_done_callback(lambda _: self._making.pop(key))
+        return await asyncio.shield(self._making[key])
 
     def _make_spares(self, holder: str, model: BankModel) -> Protocol[deque[BankSpare]]:
         n_cells = _n_cells(model, holder)

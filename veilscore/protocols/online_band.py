@@ -153,7 +153,7 @@ def lead_serves(
     Other choices are refused: a bank that shifts its share could search for the score.
 
     asked : what was opened, with all that take part, this lead first.
-    opened : its digest, and the lead's own part; both and the circuit are on disk.
+    opened : its digest, and the lead's own part; on disk, as is the log's entry of the circuit.
     opens : bands whose number is opened, or the decision.
     labels : the pool, and of the circuit asked for the labels of the bank's share and the engine.
     """

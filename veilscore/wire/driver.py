@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 from typing import Protocol as Interface
 
@@ -23,7 +23,10 @@ class Channel(Interface):
     """Ordered, reliable, authenticated delivery between the parties of one session."""
 
     async def send(self, to: str, payload: bytes, digest: bytes | None = None) -> None:
-        """Deliver `payload`, whose SHA-256 may be known, to party `to`; returns when the peer has it."""
+        """Deliver `payload`, whose SHA-256 may be known, to party `to`; returns when the peer has it.
+
+        Calls may overlap where the digest is given: what they carry is read in the order in which they began.
+        """
 
     async def receive(self, sender: str) -> bytes:
         """Next message from `sender`, in the order sent."""
@@ -130,7 +133,10 @@ class _Outbox:
         self._failed: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
 
     async def put(self, to: str, sent: tuple[bytes, bytes]) -> None:
-        """Take one message and its digest; waits while `SENT_AHEAD` others for the same party are under way."""
+        """Take one message and its digest; waits while `SENT_AHEAD` others for the same party are under way.
+
+        A role is held up here, whatever the channel: what it makes in the meantime would fill the memory.
+        """
         room = self._rooms.setdefault(to, asyncio.Semaphore(SENT_AHEAD))
         await self.unless_failed(room.acquire())
         task = asyncio.create_task(self._deliver(to, sent, room))  # tasks begin in the order of these calls
@@ -148,11 +154,9 @@ class _Outbox:
 
     async def flush(self) -> None:
         """Return when everything was delivered."""
-        while self._tasks:
-            await self.unless_failed(asyncio.wait(list(self._tasks)))  # which may have ended by then
-        await self.unless_failed(asyncio.sleep(0))
+        await self.unless_failed(asyncio.gather(*self._tasks))
 
-    async def unless_failed(self, waited: Coroutine[Any, Any, W]) -> W:
+    async def unless_failed(self, waited: Awaitable[W]) -> W:
         """Wait for `waited`, or raise what a delivery met meanwhile."""
         task = asyncio.ensure_future(waited)
         either: tuple[asyncio.Future[Any], ...] = (task, self._failed)
