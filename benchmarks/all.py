@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-NOT_BENCHMARKS = {"all", "boosting_trial", "paillier", "result", "trial"}
+NOT_BENCHMARKS = {"all", "boosting_trial", "paillier", "result", "trial", "warning_catalogues", "warning_ceiling"}
 NAMED = {"early_warnings": "warnings"}  # a file warnings.py here would hide the standard library's from all of them
 
 

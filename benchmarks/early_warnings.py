@@ -370,7 +370,8 @@ def main() -> None:
     parser.add_argument("trials", nargs="*", choices=[[], *trials], help="default all")
     parser.add_argument("--firms", type=int, default=FIRMS, help="of simulated life")
     asked = parser.parse_args()
-    worst, figures = 0.0, {}
+    worst: float | None = None  # only simulated life has a true hazard to compare with
+    figures: dict[str, Any] = {}
     for name in asked.trials or trials:
         data, task = trials[name]
         if data is not None and not (DATA / data).is_dir():
@@ -381,10 +382,10 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             against, figures[name] = task(Path(folder), asked.firms)
         if against:
-            worst = min(against.values())
+            worst = round(min(against.values()), 3)
         print(f"  {name}: {time.perf_counter() - start:.0f} s", flush=True)
-    holds = "life" not in figures or worst >= BOUND
-    emit("warnings", round(worst, 3), "of the coverage of the true hazard", BOUND, holds, **figures)
+    holds = worst is not None and worst >= BOUND
+    emit("warnings", worst, "of the coverage of the true hazard", BOUND, holds, **figures)
 
 
 if __name__ == "__main__":

@@ -226,8 +226,8 @@ def main() -> None:
         figures[name] = round(value, 4)
         holds &= value >= BOUNDS[name]
         print(f"{name:<8} {value:.3f} (at least {BOUNDS[name]:.2f}): {text}", flush=True)
-    worst = min((figures[name] - BOUNDS[name] for name in figures), default=0.0)
-    emit("features_accuracy", round(worst, 4), "above its bound", 0.0, holds, **figures)
+    worst = min((round(figures[name] - BOUNDS[name], 4) for name in figures), default=None)
+    emit("features_accuracy", worst, "above its bound", 0.0, holds, **figures)
 
 
 if __name__ == "__main__":

@@ -138,8 +138,8 @@ def main() -> None:
         holds &= value >= BOUNDS[name]
         took = time.perf_counter() - start
         print(f"{name:<8} {value:.3f} (at least {BOUNDS[name]:.2f}): {text}; {took:.0f} s", flush=True)
-    worst = min((figures[name] - BOUNDS[name] for name in figures), default=0.0)
-    emit("features_joint", round(worst, 4), "above its bound", 0.0, holds, **figures)
+    worst = min((round(figures[name] - BOUNDS[name], 4) for name in figures), default=None)
+    emit("features_joint", worst, "above its bound", 0.0, holds, **figures)
 
 
 if __name__ == "__main__":

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 
 
-def emit(name: str, value: float, unit: str, bound: float, holds: bool, **figures: object) -> None:  # noqa: FBT001  # read by position
+def emit(name: str, value: float | None, unit: str, bound: float, holds: bool, **figures: object) -> None:  # noqa: FBT001  # read by position
     """Print the result and the figures behind it as one line of JSON.
 
     Parameters
     ----------
     name : the benchmark's name, as given to `make bench NAME=`.
-    value, unit : what was measured.
+    value, unit : what was measured; None where it was not, of which nothing is said to hold.
     bound : what it must not exceed, in the same unit.
     holds : whether this and every other condition of the benchmark is met.
     figures : everything else worth keeping (numbers, texts, lists).
@@ -21,7 +21,7 @@ def emit(name: str, value: float, unit: str, bound: float, holds: bool, **figure
         "value": value,
         "unit": unit,
         "bound": bound,
-        "holds": bool(holds),
+        "holds": None if value is None else bool(holds),
         "figures": figures,
     }
     print(json.dumps(result, default=float), flush=True)

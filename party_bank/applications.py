@@ -26,7 +26,6 @@ from veilscore.terms.decision import Purpose
 APPLICATION: Purpose = "application"
 _ADMISSION = "admission"
 APPROVED, REFERRED, DECLINED, RECEIVED = "approved", "referred", "declined", "received"
-_BEHIND = ((DECISIONS, "decision"), (LINES, "line"))  # what stands behind an application, by its columns
 _SHOWN = (
     sa.select(APPLICATIONS, CONTRACTS.c.number.label("contract"), DECISIONS.c.reasons)
     .outerjoin(CONTRACTS, CONTRACTS.c.application == APPLICATIONS.c.id)
@@ -184,7 +183,8 @@ def settle(
         if application["status"] != wanted:
             if application["status"] != REFERRED:
                 raise BookError(f"application {request} is {application['status']}; a person decides on referred ones")
-            decision, line = (_one(entry, table, application[key]) for table, key in _BEHIND)
+            decision = _one(entry, DECISIONS, application["decision"])
+            line = _one(entry, LINES, application["line"])
             rate = settings.product(line["product"]).rate_bp
             _conclude(entry, settings, application, decision, line, Verdict(wanted, tuple(reasons), rate), by=actor)
         return _shown(entry, application["id"])
