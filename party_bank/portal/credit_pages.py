@@ -54,9 +54,7 @@ class CreditPages:
         return visit.show(
             "overview.html",
             owner=owner,
-            offers=[
-                o for o in book.rows(self._of(owner, OFFERS)) if o["status"] == "open" and o["valid_until"] >= today
-            ],
+            offers=[offer for offer in book.rows(self._of(owner, OFFERS)) if _is_open(offer, today)],
             applied=book.rows(self._of(owner, APPLICATIONS)),
             contracts=held,
             owed=owed,

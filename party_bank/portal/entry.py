@@ -19,14 +19,13 @@ from party_bank.offers import look, sha256_of
 from party_bank.portal.owner import OWNERS, PASSKEY, Owner, OwnerError, Portal, for_owners
 from party_bank.portal.store import LINK
 from veilscore.console.desk import Visit
-from veilscore.console.entry import choose_language, finished_entry, safe_path, with_challenge
+from veilscore.console.entry import begin, choose_language, finished_entry, logout, safe_path, with_challenge
 from veilscore.console.guard import ENTRY_COOKIE
 from veilscore.console.language import noted
 from veilscore.console.page import ANYBODY, Page
 from veilscore.errors import BookError, IdentityError
 
 _MOST_MAKING = 1000  # sessions that make a passkey at one time; beyond it all begin again
-_MAKES = "portal: make a passkey"
 _SPENT = noted("This code or link was used, has ended, or is not whole. Ask your account manager for a new one.")
 
 
@@ -75,11 +74,6 @@ class EntryPages:
         return finished_entry(visit, person, by, response)
 
     # --- passkeys ----------------------------------------------------------------------------------------------------
-
-    def begin(self, visit: Visit) -> Response:
-        """Give the browser what a passkey is to sign."""
-        cookie, options = visit.desk.passkeys.to_enter()
-        return with_challenge(JSONResponse(options), cookie)
 
     def finish(self, visit: Visit) -> Response:
         """Let in whoever signed it."""
@@ -149,15 +143,6 @@ class EntryPages:
             raise HTTPException(404)
         return visit.go_to("/me", "removed")
 
-    def leave(self, visit: Visit) -> Response:
-        """End the session."""
-        if visit.session is not None:
-            visit.subject = visit.person
-            self._portal.store.end(visit.session)
-        response = visit.go_to("/login", "left")
-        response.delete_cookie(visit.desk.session_cookie, secure=True, httponly=True, samesite="strict")
-        return response
-
 
 @contextlib.contextmanager
 def told_to(visit: Visit) -> Iterator[None]:
@@ -179,7 +164,7 @@ def pages(portal: Portal) -> tuple[Page, ...]:
     own = EntryPages(portal)
     return (
         Page("/login", own.login, ANYBODY),
-        Page("/login/begin", own.begin, ANYBODY, "POST", kind="data", attempts=True),
+        Page("/login/begin", begin, ANYBODY, "POST", kind="data", attempts=True),
         Page("/login/finish", own.finish, ANYBODY, "POST", act="portal: enter", kind="data", attempts=True),
         Page("/offer/{number}", own.by_offer, ANYBODY),
         Page("/enter", own.by_link, ANYBODY),
@@ -188,7 +173,7 @@ def pages(portal: Portal) -> tuple[Page, ...]:
         Page(
             "/enter/finish", own.register_finish, OWNERS, "POST", "portal: make a passkey", kind="data", attempts=True
         ),
-        Page("/logout", own.leave, ANYBODY, "POST", act="portal: leave"),
+        Page("/logout", logout, ANYBODY, "POST", act="portal: leave"),
         Page("/language", choose_language, ANYBODY, "POST"),
         Page("/me", own.own_page, OWNERS),
         Page("/me/passkeys", own.forget_passkey, OWNERS, "POST", act="portal: remove a passkey"),

@@ -56,12 +56,9 @@ class OwnerStore(ConsoleStore):
 
     def use_link(self, secret: str) -> str | None:
         """Use a link up and return whose it is; None if it is unknown, used or over."""
-        with self._lock, self._told():
-            found = self._db.execute(
-                "DELETE FROM invitations WHERE token_sha256 = ? AND expires_s >= ? RETURNING person",
-                (sha256(secret), self.clock()),
-            ).fetchall()
-        return str(found[0][0]) if found else None
+        query = "DELETE FROM invitations WHERE token_sha256 = ? AND expires_s >= ? RETURNING person"
+        found = self._one(query, sha256(secret), self.clock())
+        return None if found is None else str(found[0])
 
     def use_code(self, code: str) -> bool:
         """Use up the code of an offer, given as the SHA-256 of its secret; False if it was used or has ended."""
