@@ -200,6 +200,29 @@ def test_a_holder_that_is_away_is_told_when_it_is_back(opened):
     push(pushes.soon())  # no error reaches the person who withdrew
 
 
+def test_a_call_that_is_cancelled_from_inside_ends_no_pushing(opened, monkeypatch):
+    """As where a connection is closed for a new key; whoever cancels the task itself ends it."""
+    rounds, again = [], asyncio.Event()
+
+    class Link:
+        async def fabric(self):
+            rounds.append(1)
+            if len(rounds) == 1:
+                raise asyncio.CancelledError
+            again.set()
+            return SimpleNamespace(federation=SimpleNamespace(members=[]))
+
+    async def pushed():
+        monkeypatch.setattr("party_bank.portal.pushes._AGAIN_S", 0.001)
+        task = asyncio.create_task(WithdrawalPushes(opened.portal.consents, Link(), lambda: None).keep_pushing())
+        await asyncio.wait_for(again.wait(), 60)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    opened.loop.run_until_complete(pushed())
+
+
 def test_from_consent_to_renewal(opened):
     """The whole of an owner's way, each form sent twice: nothing happens twice."""
     browser, book = opened.browser(OURS), opened.book
@@ -381,4 +404,4 @@ def test_the_log_of_visits_names_no_firm(opened, capsys):
     said = capsys.readouterr().out
     assert OURS not in said
     assert re.search(r"firm [0-9a-f]{16}", said)
-    assert json.loads(json.dumps(opened.acts())) is not None
+    assert OURS not in json.dumps(opened.acts())

@@ -1,7 +1,7 @@
 """What a firm's owner agrees to in the portal, and takes back: terms, the issuer's signature, withdrawal.
 
-An act stands in the book's history before anything is signed, so that whoever is killed in between finishes it: an
-owner's yes makes one token, however often it is sent, and a withdrawal reaches the issuer's list in the end.
+An act stands in the book's history before anything is signed. A yes whose process was killed is finished when the owner
+sends it again, with one token however often that is; a withdrawal at the portal's start, and while it runs.
 """
 
 from __future__ import annotations

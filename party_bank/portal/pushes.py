@@ -11,7 +11,7 @@ import structlog
 from party_bank.portal.consents import OwnerConsents
 from veilscore.console.link import NodeLink
 from veilscore.errors import RefusedError, VeilscoreError
-from veilscore.fabric.watches import described
+from veilscore.fabric.watches import described, for_ever
 from veilscore.release.consent import body_of
 from veilscore.v1 import control_pb2 as pb
 
@@ -31,6 +31,7 @@ class WithdrawalPushes:
     def __init__(self, consents: OwnerConsents, link: NodeLink, catch_up: Callable[[], None]) -> None:
         self._consents, self._link, self._catch_up = consents, link, catch_up
         self._has: dict[str, int] = {}
+        self._brought_s = time.monotonic()
         self._log = structlog.get_logger("party_bank.portal")
 
     async def push(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -67,14 +68,14 @@ class WithdrawalPushes:
 
     async def keep_pushing(self) -> None:
         """Push what is new, for ever, and all of it again now and then: a holder may go back to an older backup."""
-        brought_s = time.monotonic()
-        while True:
-            if time.monotonic() - brought_s > _ALL_AGAIN_S:
-                brought_s = time.monotonic()
-                self._has.clear()
-            try:
-                await asyncio.to_thread(self._catch_up)
-                await self.push()
-            except Exception as error:  # noqa: BLE001 - this work never ends by an error
-                self._log.error("withdrawals", **described(error))
-            await asyncio.sleep(_AGAIN_S)
+        await for_ever(_AGAIN_S, [self._round], self._failed, at_once=True)
+
+    async def _round(self) -> None:
+        if time.monotonic() - self._brought_s > _ALL_AGAIN_S:
+            self._brought_s = time.monotonic()
+            self._has.clear()
+        await asyncio.to_thread(self._catch_up)
+        await self.push()
+
+    def _failed(self, error: Exception) -> None:
+        self._log.error("withdrawals", **described(error))

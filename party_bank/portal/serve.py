@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 import ssl
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -27,12 +26,10 @@ from party_bank.settings import PortalSite, load_settings
 from veilscore.console.link import NodeLink, hand_over_acts
 from veilscore.console.page import Page
 from veilscore.console.passkeys import Passkeys
-from veilscore.console.serve import check_passkeys, hosts_of
+from veilscore.console.serve import check_passkeys, hosts_of, serve_site
 from veilscore.console.site import application
 from veilscore.errors import ConfigError
 from veilscore.fabric.https import HttpsPlace, HttpsServer
-from veilscore.fabric.process import log_to
-from veilscore.files.private import check_private, keep_private
 from veilscore.online.door_callers import server_files
 
 LOG = "portal.log"
@@ -205,17 +202,4 @@ async def running_portal(home: Path, *, port: int | None = None) -> AsyncIterato
 
 def serve_portal(home: Path, told: Callable[[RunningPortal], None]) -> None:
     """Serve until SIGTERM or SIGINT; `told` is called once it listens."""
-    home = home.resolve()
-    keep_private()
-    check_private(home, "home")
-    log_to(home, LOG)
-
-    async def work() -> None:
-        stopped = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-        async with running_portal(home) as portal:
-            told(portal)
-            await stopped.wait()
-
-    asyncio.run(work())
+    serve_site(home, LOG, running_portal, told)

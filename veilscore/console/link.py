@@ -17,7 +17,7 @@ from veilscore.evidence.console_acts import METHOD
 from veilscore.evidence.documents import canonical
 from veilscore.fabric.calling import CALL_S, calling_fabric
 from veilscore.fabric.fabric import Fabric
-from veilscore.fabric.watches import described
+from veilscore.fabric.watches import described, for_ever
 from veilscore.keys.identity import Identity, current_folder
 from veilscore.terms.federation import Federation
 from veilscore.terms.membership import load_membership
@@ -88,7 +88,9 @@ class NodeLink:
 async def hand_over_acts(link: NodeLink, store: ConsoleStore, party: str) -> None:
     """Bring what people did into the node's log, for ever; what it cannot take now waits."""
     log, told = structlog.get_logger("veilscore.console").bind(party=party), False
-    while True:
+
+    async def hand_over() -> None:
+        nonlocal told
         try:
             for number, at_s, body in await asyncio.to_thread(store.not_logged):
                 act = canonical({"number": number, "at_ms": int(at_s * 1000), **body})
@@ -99,6 +101,5 @@ async def hand_over_acts(link: NodeLink, store: ConsoleStore, party: str) -> Non
             if not told:
                 log.warning("acts wait for the node", error=error.message)
             told = True
-        except Exception as error:  # noqa: BLE001 - this work never ends by an error
-            log.error("acts", **described(error))  # noqa: TRY400 - described tells all that a log may have
-        await asyncio.sleep(_AGAIN_S)
+
+    await for_ever(_AGAIN_S, [hand_over], lambda error: log.error("acts", **described(error)), at_once=True)

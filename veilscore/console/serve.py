@@ -10,6 +10,7 @@ import signal
 import ssl
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import TypeVar
 
 from veilscore.console.desk import ConsoleDesk
 from veilscore.console.home import ConsoleHome
@@ -28,6 +29,7 @@ from veilscore.terms.console import ConsoleConfig
 LOG = "visits.log"
 _LOOK_S = 0.5  # for people whose certificates came, and the clock in the headers
 _GRACE_S = 2.0
+R = TypeVar("R")
 
 
 class RunningConsole:
@@ -169,17 +171,30 @@ async def running_console(home: Path, *, port: int | None = None) -> AsyncIterat
 
 def serve_console(home: Path, told: Callable[[RunningConsole], None]) -> None:
     """Serve until SIGTERM or SIGINT; `told` is called once it listens."""
+    serve_site(home, LOG, running_console, told)
+
+
+def serve_site(
+    home: Path,
+    log: str,
+    running: Callable[[Path], contextlib.AbstractAsyncContextManager[R]],
+    told: Callable[[R], None],
+) -> None:
+    """Serve one site of a home until SIGTERM or SIGINT.
+
+    log : its file in the home; running : opens it and lets go of it; told : called with it once it listens.
+    """
     home = home.resolve()
     keep_private()
     check_private(home, "home")
-    log_to(home, LOG)
+    log_to(home, log)
 
     async def work() -> None:
         stopped = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-        async with running_console(home) as console:
-            told(console)
+        async with running(home) as site:
+            told(site)
             await stopped.wait()
 
     asyncio.run(work())

@@ -54,15 +54,21 @@ class Watches:
 
 
 async def for_ever(
-    pause_s: float, acts: Sequence[Callable[[], Awaitable[None]]], report: Callable[[Exception], None]
+    pause_s: float,
+    acts: Sequence[Callable[[], Awaitable[None]]],
+    report: Callable[[Exception], None],
+    *,
+    at_once: bool = False,
 ) -> None:
-    """Do all acts, again and again; an error goes to `report` and ends nothing.
+    """Do all acts, again and again after a pause, the first time too unless `at_once`; an error goes to `report`.
 
-    A cancellation that comes from inside an act, as of a call whose connection was closed, is an error like others:
-    only who cancels this task itself ends it.
+    No error ends it. A cancellation that comes from inside an act, as of a call whose connection was closed, is an
+    error like others: only who cancels this task itself ends it.
     """
+    waits_s = 0.0 if at_once else pause_s
     while True:
-        await asyncio.sleep(pause_s)
+        await asyncio.sleep(waits_s)
+        waits_s = pause_s
         for act in acts:
             met: Exception
             try:

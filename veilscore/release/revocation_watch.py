@@ -4,7 +4,7 @@ Messages: Revocations, from holder to holder. Without an issuer the answer says 
           a piece of its newest list. Withdrawn, from a bank whose portal firms' owners withdraw at: a list.
 Reveals : to other holders of the federation what the issuer's list says: ids of consents, and commitments to firms
           among random ones, which whoever has the list can test a guessed id against. Banks and the coordinator do not
-          get it.
+          get it. To a bank that brings a list: whether this holder has it now, or another with no lower number.
 Assumes : nothing of who hands a list on: it counts by its issuer's signature, and below the number that is known it
           is not taken.
 """
