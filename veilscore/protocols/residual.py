@@ -42,7 +42,7 @@ from veilscore.models.residual import (
     moments_sensitivity,
 )
 from veilscore.protocols.binning import MAX_COLUMNS, check_shape, shape_message, training_rows
-from veilscore.protocols.blocks import check_part
+from veilscore.protocols.blocks import check_part, receive_hints, send_hints
 from veilscore.v1 import scorecard_pb2 as pb
 from veilscore.wire.protocol import (
     Charge,
@@ -117,7 +117,7 @@ def bank_cells(
     for holder in session.holders:
         shape = check_shape(holder, (yield from receive(holder, pb.BinHolderRound1)), n_train)
         query = HistogramVectors(n_train, shape.n_codes, session.label("bin", holder, session.bank))
-        query.add_hints((yield from receive_parts(holder, pb.BinHolderHints, query.hint_bytes)))
+        yield from receive_hints(holder, pb.BinHolderHints, query)
         request, own[holder] = query.query(vectors)
         yield from send_parts(holder, pb.BinBankRound2, pack_fields(request.b, request.beta, request.alpha))
         shapes[holder] = shape
@@ -165,7 +165,7 @@ def holder_cells(
     nothing = np.zeros(cells, np.int64)
     yield Send(bank, shape_message(columns, nothing, nothing))
     histogram = HistogramCodes(columns.codes[train], columns.n_codes, session.label("bin", session.party, bank))
-    yield from send_parts(bank, pb.BinHolderHints, b"".join(histogram.hint_chunks()))
+    yield from send_hints(bank, pb.BinHolderHints, histogram)
     data = yield from receive_parts(bank, pb.BinBankRound2, histogram.fields_bytes(2 * n_segments))
     share = histogram.evaluate(HistogramQuery(*unpack_fields(data, 3)))
     if share.shape != (2 * n_segments, cells):
@@ -247,7 +247,7 @@ class _BankFit:
         for k, column in enumerate(self.chosen.tolist()):
             label = _lookup_label(self.session, self.holder, column)
             lookup = LookupTable(self.n, self.made.n_codes[[column]], label, params=HISTOGRAM)
-            lookup.add_hints((yield from receive_parts(self.holder, pb.ResidualHolderHints, lookup.hint_bytes)))
+            yield from receive_hints(self.holder, pb.ResidualHolderHints, lookup)
             query, a[k] = lookup.query(self.units[at[column] : at[column + 1]])
             yield from send_parts(self.holder, pb.ResidualBankLookup, query.pack())
         w = shares.to_ring(self.weight)[None]
@@ -305,7 +305,7 @@ def holder_fit(
             label = _lookup_label(session, session.party, column)
             own = np.ascontiguousarray(codes[:, [column]])
             lookups.append(LookupCodes(own, n_codes[[column]], label, params=HISTOGRAM))
-            yield from send_parts(bank, pb.ResidualHolderHints, b"".join(lookups[-1].hint_chunks()))
+            yield from send_hints(bank, pb.ResidualHolderHints, lookups[-1])
         b = np.empty((len(chosen), n), np.uint64)
         for k, lookup in enumerate(lookups):
             data = yield from receive_parts(bank, pb.ResidualBankLookup, lookup.query_bytes)
