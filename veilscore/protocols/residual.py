@@ -15,7 +15,8 @@ Aborts   : MessageError on any wrong size, shape or range.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import count
 
 import numpy as np
 
@@ -200,17 +201,24 @@ def bank_fit(
     weight : (n_train,) W of the training rows.
     charges : of "gradient" and "moments", for the deviations of their noise.
     """
-    return interleave({h: _bank_fit(session, h, made[h], own[h], weight, charges) for h in session.holders})
+    done = count(1)
+    return interleave({h: _bank_fit(session, h, made[h], own[h], weight, charges, done) for h in session.holders})
 
 
 def _bank_fit(
-    session: Session, holder: str, made: Tables, own: Words, weight: Vector, charges: Mapping[str, Charge]
+    session: Session,
+    holder: str,
+    made: Tables,
+    own: Words,
+    weight: Vector,
+    charges: Mapping[str, Charge],
+    done: Iterator[int],
 ) -> Protocol[HolderSums]:
     side = _BankFit(session, holder, made, weight)
     yield from side.start(gradient_bits(weight.size))
     products = yield from side.products()
     found = yield from side.open(own, products, charges)
-    yield Progress("gradient and moments", 1 + session.holders.index(holder), len(session.holders))
+    yield Progress("gradient and moments", next(done), len(session.holders))
     return found
 
 
