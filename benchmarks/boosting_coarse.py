@@ -11,14 +11,14 @@ import sys
 from typing import Any
 
 import numpy as np
-from boosting_parity import DATA, DEPTH, RATE, _blocks, _columns
+from boosting_parity import DATA, HOLDERS, _inputs
 from boosting_trial import PARTIES, pooled_codes
 from result import emit
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold
 
 from veilscore.models import own_trees
-from veilscore.models.boosting_form import Growth, HolderColumns
+from veilscore.models.boosting_form import HolderColumns
 from veilscore.models.split_search import Chosen, FoundSplit, Ranked, Rules, best_split
 from veilscore.models.trees import tree_values
 from veilscore.protocols.boosting_search import coarse_step
@@ -55,33 +55,18 @@ def main() -> None:
 
 def _fold(label: Any, codes: Any, maps: Any, split: Any, n_trees: int) -> tuple[float, float]:
     train, test = split
-    parts = [_columns(label[train], block[train], maps[p]) for p, block in _blocks(codes, maps).items()]
+    data, _ = _inputs(label, codes, maps, train, n_trees)
+    parts = [data.own, *(data.columns[h] for h in HOLDERS)]
     ranked = Ranked(
         np.concatenate([p.ranked.n_codes for p in parts]),
         np.concatenate([p.ranked.missing for p in parts]),
         np.concatenate([p.ranked.constraints for p in parts]),
     )
     columns = HolderColumns(ranked, np.concatenate([p.ranks for p in parts]))
-    growth = Growth(
-        n_estimators=n_trees,
-        max_depth=DEPTH,
-        max_leaves=0,
-        leaf_wise=False,
-        max_bin=32,
-        subsample=1.0,
-        colsample_bytree=1.0,
-        own_columns=False,
-        early_stopping_rounds=0,
-        max_weight=1.0,
-        validation=np.zeros(train.size, bool),
-        rules=Rules(RATE, 1.0, 0.0, 1.0, 0.0, 0),
-    )
-    target = label[train]
-    base = float(np.log(target.mean() / (1 - target.mean())))
     aucs = []
     for search in (best_split, coarse_split):
         own_trees.best_split = search
-        grown = own_trees.grow_own(PARTIES[0], codes[train], columns, target, np.ones(train.size), base, growth)
+        grown = own_trees.grow_own(PARTIES[0], codes[train], columns, data.target, data.weight, data.base, data.growth)
         both, n_codes = {"bank": codes[test], "holder": codes[test]}, {"bank": ranked.n_codes, "holder": ranked.n_codes}
         margin = sum(tree_values(tree, both, n_codes, np.array(tree.weights)) for tree in grown.trees)
         aucs.append(float(roc_auc_score(label[test], margin)))

@@ -157,7 +157,7 @@ class Codes:
 class Table:
     """Stands for `LookupTable`."""
 
-    hint_bytes = 1
+    hint_bytes = hint_unit = 1
 
     def __init__(self, n_samples, _n_codes, _label, **_options):
         self._n = n_samples
@@ -172,6 +172,8 @@ class Table:
 
 class TableCodes:
     """Stands for `LookupCodes`, of one column."""
+
+    hint_bytes = 1
 
     def __init__(self, codes, n_codes, _label, **_options):
         self._codes, self._cells = codes[:, 0], int(n_codes[0])

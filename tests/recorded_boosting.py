@@ -16,7 +16,7 @@ from veilscore.lattice import hints, product
 from veilscore.lattice.params import T
 from veilscore.models.boosting_form import SCALE, BankBoosting, Growth, HolderColumns
 from veilscore.models.split_search import Ranked, Rules
-from veilscore.protocols import blocks, boosting, boosting_sealed
+from veilscore.protocols import blocks, boosting, boosting_sealed, boosting_search
 from veilscore.protocols.boosting import bank_boost, holder_boost
 from veilscore.wire.memory import simulate
 from veilscore.wire.protocol import Session
@@ -35,6 +35,7 @@ class Run:
     Attributes
     ----------
     words : party -> what stands row by row in the messages it received (ring elements) and in its shares, (k, n) each.
+    refined_from : party -> which rows would go left by the thresholds that its splits were refined from, (k, n) each.
     trees : the model's, with the holders' own splits put back.
     """
 
@@ -44,6 +45,7 @@ class Run:
     found: dict[str, Any] = field(default_factory=dict)
     transcripts: dict[str, Transcript] = field(default_factory=dict)
     words: dict[str, list[Any]] = field(default_factory=dict)
+    refined_from: dict[str, list[Any]] = field(default_factory=dict)
     shares_of_g: dict[str, list[Any]] = field(default_factory=dict)
     trees: list[Tree] = field(default_factory=list)
 
@@ -68,7 +70,7 @@ def growth(n: int, *, trees: int, depth: int, rate: float, validation: Any = Non
         n_estimators=trees, max_depth=depth, max_leaves=0, leaf_wise=False, max_bin=32, subsample=1.0,
         colsample_bytree=1.0, own_columns=False, early_stopping_rounds=0, max_weight=1.0,
         validation=np.zeros(n, bool) if validation is None else validation,
-        rules=Rules(rate, 1.0, 0.0, 1.0, 0.0, 30),
+        rules=Rules(rate, 1.0, 0.0, 1.0, 0.0, 30), coarse=True,
     )  # fmt: skip
 
 
@@ -148,6 +150,7 @@ class _Watch:
             self._keep(patch, cls, "_gradients", self._gradients)
         for cls in (boosting_sealed.SealedBankTree, boosting_sealed.SealedHolderTree):
             self._keep(patch, cls, "_members", lambda _, result: result)
+        self._see_thresholds(patch)
         self._hear_bit_products(patch)
 
     def _unpacking(self, original: Any) -> Any:
@@ -159,20 +162,34 @@ class _Watch:
 
         return unpack
 
+    def _see_thresholds(self, patch: pytest.MonkeyPatch) -> None:
+        """Note which thresholds a party's splits are refined from; codes are ranks here."""
+        refined = boosting_search.Search._refined
+
+        def refine(search: Any, nodes: Any, found: Any) -> Any:
+            own, codes = search.sides[search.mine], self.run.codes[self._turn.party]
+            first = own.every.some(own.first[found.candidate[found.mine]])
+            self.run.refined_from.setdefault(self._turn.party, []).append((codes[:, first.columns] <= first.codes).T)
+            return (yield from refined(search, nodes, found))
+
+        patch.setattr(boosting_search.Search, "_refined", refine)
+
     def _hear_bit_products(self, patch: pytest.MonkeyPatch) -> None:
-        """Note what either side of a bit product is sent, row by row."""
+        """Note what either side of a bit product is sent, row by row; those of thresholds are not by row."""
         words, extend, n = bit_product.shares_from_bytes, bit_product.LabelSender.extend, self.run.n
 
         def products(data: Any, shape: Any) -> Any:
             found = words(data, shape)
-            self.note(found.reshape(-1, n), T)
+            if found.size % n == 0:
+                self.note(found.reshape(-1, n), T)
             return found
 
         class Sender(bit_product.LabelSender):
             def extend(sender: Any, message: bytes, shape: Any) -> Any:  # noqa: N805 - self is the watch
                 rows = extend(sender, message, shape)
                 for half in np.moveaxis(rows, -1, 0):
-                    self.note(half.reshape(-1, n), 1 << 64)
+                    if half.size % n == 0:
+                        self.note(half.reshape(-1, n), 1 << 64)
                 return rows
 
         patch.setattr(bit_product, "shares_from_bytes", products)

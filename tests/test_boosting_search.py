@@ -6,7 +6,8 @@ import pytest
 from veilscore.crypto import shares
 from veilscore.lattice.params import T
 from veilscore.models.split_search import Ranked
-from veilscore.protocols.bit_products import bit_setup
+from veilscore.protocols import boosting_search
+from veilscore.protocols.bit_products import bit_products, bit_setup
 from veilscore.protocols.boosting_nodes import GrowingNode, subtract
 from veilscore.protocols.boosting_search import Search, SplitSide, coarse_step
 from veilscore.protocols.sealed_argmax import bank_argmax, bank_setup, holder_argmax, holder_setup
@@ -47,15 +48,15 @@ def test_every_threshold_is_among_the_first_or_around_one_of_them():
     assert [side.first.tolist() for side in every] == [list(range(side.every.codes.size)) for side in every]
 
 
-def world(signal, nodes=3, rows=4000):
-    """g and h of each node's rows by cell, (nodes, 2, cells): bad odds rise with one column of side `signal`."""
+def world(signal, nodes=3, rows=4000, at=9):
+    """g and h of each node's rows by cell, (nodes, 2, cells): bad odds rise from `at` in a column of side `signal`."""
     codes = [np.stack([RNG.integers(0, k, rows) for k in r.n_codes], axis=1) for r in RANKED]
-    node, at = RNG.integers(0, nodes, rows), np.concatenate([RANKED[0].n_codes, RANKED[1].n_codes])
-    bad = RNG.random(rows) < np.where(codes[signal][:, 0] > 9 + 5 * node, 0.6, 0.2)
-    cells = np.concatenate(codes, axis=1) + np.concatenate([[0], np.cumsum(at)[:-1]])
-    found = np.zeros((nodes, 2, at.sum()))
+    node, n_codes = RNG.integers(0, nodes, rows), np.concatenate([RANKED[0].n_codes, RANKED[1].n_codes])
+    bad = RNG.random(rows) < np.where(codes[signal][:, 0] > at + 5 * node, 0.6, 0.2)
+    cells = np.concatenate(codes, axis=1) + np.concatenate([[0], np.cumsum(n_codes)[:-1]])
+    found = np.zeros((nodes, 2, n_codes.sum()))
     for k, values in enumerate((bad.mean() - bad, np.full(rows, 0.2))):
-        np.add.at(found[:, k], (node[:, None], cells), np.repeat(values[:, None], at.size, axis=1))
+        np.add.at(found[:, k], (node[:, None], cells), np.repeat(values[:, None], n_codes.size, axis=1))
     return found
 
 
@@ -74,7 +75,7 @@ def gains(sums, side, columns):
     return np.array(found)
 
 
-def run(sums, searched):
+def run(sums, searched, transcripts=None):
     """Both parties' winners."""
     sessions = {p: Session("search/boost/1", p, "bank", ("tax",)) for p in ("bank", "tax")}
     encoded = shares.to_ring(np.rint(np.ldexp(sums, BITS)).astype(np.int64))
@@ -97,7 +98,7 @@ def run(sums, searched):
         "bank": role("bank", "tax", 0, bank_setup(sessions["bank"], "tax", pb.BoostSealed), bank_argmax),
         "tax": role("tax", "bank", 1, holder_setup(sessions["tax"], pb.BoostSealed), holder_argmax),
     }
-    found = simulate(roles, sessions)
+    found = simulate(roles, sessions, transcripts=transcripts)
     return found["bank"], found["tax"]
 
 
@@ -138,3 +139,38 @@ def test_all_thresholds_at_once_and_first_ones_agree_on_what_is_clear():
     for i, one in enumerate(sums):
         gain = gains(one, 0, searched)
         assert gain[few.candidate[i]] >= 0.9 * gain[every.candidate[i]]
+
+
+def uniform(words, modulus):
+    """Whether words look drawn from [0, modulus): counts of 16 parts within six standard deviations."""
+    counts = np.bincount((words.astype(float) * 16 / modulus).astype(int), minlength=16)
+    return abs(((counts - words.size / 16) ** 2).sum() / (words.size / 16) - 15) < 6 * np.sqrt(30)
+
+
+@pytest.mark.parametrize("owner", ["bank", "tax"])
+def test_a_party_could_draw_what_it_sees_from_what_it_learns(owner, monkeypatch):
+    """Wherever the best first thresholds are, messages have the same kinds and sizes, and uniform words."""
+    side, other = ("bank", "tax").index(owner), {"bank": "tax", "tax": "bank"}[owner]
+    sizes, choices, products, left, places = [], [], [], [], []
+
+    def keep(*args):
+        found = yield from bit_products(*args)
+        left.extend(words.reshape(-1) for words in found)
+        return found
+
+    monkeypatch.setattr(boosting_search, "bit_products", keep)
+    for at in (3, 9, 3, 9, 3, 9):
+        seen = {}
+        winners = run(world(side, at=at), sides(), seen)
+        assert winners[side].mine.all()
+        places.append(winners[side].candidate.tolist())
+        sizes.append({p: [(e.kind, e.size_bytes) for e, _ in seen[p].messages] for p in seen})
+        messages = [(e, m) for p in seen for e, m in seen[p].messages if e.recipient == p]
+        products += [np.frombuffer(m.data, "<u8") for e, m in messages if e.kind == "BoostProducts"]
+        choices += [np.frombuffer(m.data, "<u8") for e, m in messages if e.kind == "BoostChoices"]
+        assert {(e.recipient, e.kind) for e, _ in messages} >= {(owner, "BoostProducts"), (other, "BoostChoices")}
+    assert places[0] != places[1]
+    assert all(one == sizes[0] for one in sizes)
+    assert uniform(np.concatenate(choices), 1 << 64)
+    assert uniform(np.concatenate(products), T)
+    assert uniform(np.concatenate(left), T)

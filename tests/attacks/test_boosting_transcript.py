@@ -64,7 +64,7 @@ def labels_from(run, *more):
     known = np.arange(N) % 2 == 0
     codes, bits = run.codes["tax"], run.data.target.astype(bool)
     sets = [indicators(tree, codes, run.n_codes("tax")) for tree in run.trees]
-    found = learn([one_hot(codes, 6), *sets], [*run.words["tax"], *more], known, bits)
+    found = learn([one_hot(codes, run.bins["tax"]), *sets], [*run.words["tax"], *more], known, bits)
     return (found == bits)[~known].mean(), guess(codes[~known], bits[~known])
 
 
@@ -123,18 +123,29 @@ def from_leaf_sums(run):
     return (0.5 + gain @ (b - a.sum(axis=1) / 2)).reshape(-1, N)
 
 
-def test_the_bank_does_not_find_bins(sealed):
+def test_a_holder_does_not_find_labels_by_what_its_splits_were_refined_from(sealed):
+    told = np.concatenate(sealed.refined_from["tax"])
+    own = [codes for tree in sealed.trees for codes in indicators(tree, sealed.codes["tax"], sealed.n_codes("tax"))]
+    assert sum(all((one != mine).any() for mine in own) for one in told) > 3  # thresholds that it did not split by
+    accuracy, guessed = labels_from(sealed, told)
+    assert accuracy <= guessed + POINTS
+
+
+@pytest.mark.parametrize("thresholds", [False, True])
+def test_the_bank_does_not_find_bins(sealed, thresholds):
+    """By all it got; with the thresholds that its own splits were refined from."""
     tree, target = sealed.trees[0], sealed.data.target
     assert tree.splits[0].side == "holder"
     truth = indicators(tree, sealed.codes["tax"], sealed.n_codes("tax"))
     likely, known = from_leaf_sums(sealed), np.arange(N) % 2 == 0
     paths = [goes_left(s, sealed.codes["bank"], sealed.n_codes("bank")) for s in tree.splits if s.side == "bank"]
     groups = np.column_stack([target, *paths])
-    own = [target, *paths]
+    own, told = [target, *paths], sealed.refined_from["bank"] if thresholds else []
+    assert sum(map(len, told)) > 3 or not thresholds
     right, learnt, guessed = [], [], []
     for s, bits in enumerate(truth):
         right.append(((likely[s] > 0.5) == bits).mean())
-        found = learn([*own, likely[s]], sealed.words["bank"], known, bits)
+        found = learn([*own, likely[s]], [*sealed.words["bank"], *told], known, bits)
         learnt.append((found == bits)[~known].mean())
         guessed.append(guess(groups, bits))
     assert sum(len(w) for w in sealed.words["bank"]) > 150

@@ -109,16 +109,11 @@ def log2(engine: Engine, word: Any, fraction_bits: int) -> Any:
         exponent.append(engine.invert(none))
         needed = min(len(top_first), shift + mantissa_bits)
         moved, kept = top_first[shift : shift + needed], top_first[:needed]
-        filled = min(shift, len(moved))
         padding = np.broadcast_to(none ^ none, (needed - len(moved), *none.shape))
-        rest = np.concatenate([moved, padding])[shift:]
-        # bits that move onto the first ones find zeros there, and zeros that would move there change nothing
-        true, false = (
-            np.concatenate([moved[:filled] ^ kept[:filled], rest]),
-            np.concatenate([kept[:filled], kept[shift:]]),
-        )
-        chosen = engine.choose(none, true, false)
-        top_first = np.concatenate([chosen[:filled], kept[filled:shift], chosen[filled:]])
+        # where bits move, the first ones are zeros: no gate for those that padding would fill
+        places = np.r_[: min(shift, len(moved)), shift:needed]
+        top_first = kept.copy()
+        top_first[places] = engine.choose(none, np.concatenate([moved, padding])[places], kept[places])
     mantissa = top_first[1 : 1 + mantissa_bits][::-1]
     fraction = lookup(engine, mantissa, log_table(fraction_bits), fraction_bits)
     return np.concatenate([fraction, np.stack(exponent[::-1])])

@@ -26,18 +26,17 @@ from veilscore.lattice.params import LOOKUP_OPEN, LOOKUP_TRAIN, MAX_VECTORS, Par
 from veilscore.lattice.ring import pack, packed_size, ring_of, unpack
 from veilscore.lattice.rounding import encode_scaled, scale_of
 from veilscore.lattice.sampling import PublicStream, SecretStream
-from veilscore.wire.protocol import fields_bytes
 
 BLOCKS_AT_ONCE = 16  # bounds the memory of one pass
 
 
 def counted(n_codes: Integers) -> Integers:
-    """Return how many codes of each column are looked up: the last says what the others leave open."""
+    """Return how many codes of each column have a cell: all but the last, which a row without a cell has."""
     return n_codes - 1 if n_codes.max() > 1 else n_codes
 
 
 def _from_last(theta: Integers, n_codes: Integers, t: int) -> tuple[Integers, Integers]:
-    """Return tables (V, cells) modulo t as what is looked up, beyond the last codes, and the sums of these (V,)."""
+    """Return tables modulo t less the value of each column's last code, without that code; and sums of these (V,)."""
     total = np.zeros(len(theta), np.int64)
     if n_codes.max() == 1:
         return theta, total
@@ -91,6 +90,10 @@ class _Shape:
         return packed_size(self.limbs(), self.params.primes)
 
     @property
+    def hint_bytes(self) -> int:
+        return self.n_blocks * self.element_bytes
+
+    @property
     def query_bytes(self) -> int:
         return (self.n_cells + 1 + self.n_blocks) * self.element_bytes
 
@@ -105,7 +108,7 @@ class _Shape:
 def lookup_bytes(n_samples: int, n_codes: Integers) -> tuple[int, int]:
     """Return the bytes of the hints, and of a query for one table, of a lookup in training."""
     shape = _Shape(LOOKUP_TRAIN, n_samples, int(counted(n_codes).sum()), b"")
-    return shape.n_blocks * shape.element_bytes, shape.query_bytes
+    return shape.hint_bytes, shape.query_bytes
 
 
 def check_theta(theta: NDArray[np.integer], n_cells: int, t: int = LOOKUP_TRAIN.t) -> Words:
@@ -219,6 +222,11 @@ class LookupCodes:
         return share
 
     @property
+    def hint_bytes(self) -> int:
+        """Bytes of all hints."""
+        return self._shape.hint_bytes
+
+    @property
     def begin_bytes(self) -> tuple[int, int]:
         """Bytes of the cells and of alpha of one table."""
         return self._shape.n_cells * self._shape.element_bytes, self._shape.element_bytes
@@ -226,7 +234,7 @@ class LookupCodes:
     @property
     def finish_bytes(self) -> int:
         """Bytes of beta of one table."""
-        return self._shape.n_blocks * self._shape.element_bytes
+        return self._shape.hint_bytes
 
     def hints(self) -> bytes:
         """Return all hints at once."""
@@ -255,12 +263,6 @@ class LookupCodes:
     def query_bytes(self) -> int:
         """Bytes of a packed query for one table."""
         return self._shape.query_bytes
-
-    @property
-    def fields_bytes(self) -> int:
-        """Bytes of a query for one table, sent as three fields."""
-        element = self._shape.element_bytes
-        return fields_bytes(self._shape.n_cells * element, element, self._shape.n_blocks * element)
 
     def unpack(self, data: bytes) -> LookupQuery:
         """Read what `LookupQuery.pack` wrote, for any whole number of tables."""
@@ -347,7 +349,12 @@ class LookupTable:
     @property
     def hint_bytes(self) -> int:
         """Bytes of all hints."""
-        return self._shape.n_blocks * self._shape.element_bytes
+        return self._shape.hint_bytes
+
+    @property
+    def hint_unit(self) -> int:
+        """Bytes of a block's hint, of which `add_hints` takes whole ones."""
+        return self._shape.element_bytes
 
     def add_hints(self, chunk: bytes) -> None:
         """Take the next hints, of any whole number of blocks, in the order in which they were made."""

@@ -29,6 +29,7 @@ from veilscore.lattice.histogram import HistogramCodes, HistogramQuery, Histogra
 from veilscore.lattice.params import SCALE_BITS, T
 from veilscore.lattice.sampling import dither
 from veilscore.models.counts import BinCounts, BinnedColumns, cell_counts, offsets
+from veilscore.protocols.blocks import receive_hints, send_hints
 from veilscore.v1 import scorecard_pb2 as pb
 from veilscore.wire.protocol import (
     Progress,
@@ -66,7 +67,7 @@ def bank_bin(
     for holder in session.holders:
         shape = check_shape(holder, (yield from receive(holder, pb.BinHolderRound1)), n_train)
         query = HistogramVectors(n_train, shape.n_codes, session.label("bin", holder, session.bank))
-        query.add_hints((yield from receive_parts(holder, pb.BinHolderHints, query.hint_bytes)))
+        yield from receive_hints(holder, pb.BinHolderHints, query)
         request, own[holder] = query.query(vectors)
         yield from send_parts(holder, pb.BinBankRound2, pack_fields(request.b, request.beta, request.alpha))
         shapes[holder] = shape
@@ -102,7 +103,7 @@ def holder_bin(
     yield Send(session.bank, shape_message(columns, np.where(withheld, 0, counts), np.where(withheld, 0, holdout)))
     label = session.label("bin", session.party, session.bank)
     histogram = HistogramCodes(columns.codes[train], columns.n_codes, label)
-    yield from send_parts(session.bank, pb.BinHolderHints, b"".join(histogram.hint_chunks()))
+    yield from send_hints(session.bank, pb.BinHolderHints, histogram)
     data = yield from receive_parts(session.bank, pb.BinBankRound2, histogram.fields_bytes(2))
     share = histogram.evaluate(HistogramQuery(*unpack_fields(data, 3)))
     if share.shape != (2, counts.size):

@@ -17,6 +17,7 @@ import numpy as np
 from veilscore.arrays import Words
 from veilscore.errors import MessageError
 from veilscore.lattice.hints import MatrixOwner, VectorOwner
+from veilscore.lattice.lookup import LookupCodes, LookupTable
 from veilscore.lattice.product import ProductEvaluator, ProductKey
 from veilscore.lattice.slots import N
 from veilscore.wire.protocol import Protocol, Send, receive, receive_chunks, send_chunks
@@ -105,13 +106,13 @@ def holder_product(
     return np.concatenate(shares, axis=-1)
 
 
-def send_hints(to: str, kind: Any, owner: MatrixOwner) -> Protocol[None]:
-    """Matrix owner: send its hints as they are made."""
+def send_hints(to: str, kind: Any, owner: MatrixOwner | LookupCodes) -> Protocol[None]:
+    """Owner of a matrix or of codes: send its hints as they are made."""
     yield from send_chunks(to, kind, owner.hint_bytes, owner.hint_chunks())
 
 
-def receive_hints(sender: str, kind: Any, owner: VectorOwner) -> Protocol[None]:
-    """Vector owner: take the hints as they come, so that they stand in memory once."""
+def receive_hints(sender: str, kind: Any, owner: VectorOwner | LookupTable) -> Protocol[None]:
+    """Owner of vectors or tables: take the hints as they come, so that they stand in memory once."""
     yield from receive_chunks(sender, kind, owner.hint_bytes, owner.hint_unit, owner.add_hints)
 
 

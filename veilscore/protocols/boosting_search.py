@@ -2,7 +2,7 @@
 
 Source   : `sealed_argmax.py`; docs/adr/0029. Messages, assumptions and aborts: `boosting.py`.
 Reveals  : What `sealed_argmax.py` reveals; where a few thresholds are compared first, also to the owner of a split the
-           one it was found by.
+           one that it was refined from.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from veilscore.protocols.sealed_argmax import Winners
 from veilscore.protocols.sealed_gain import GainRule, Sums
 from veilscore.wire.protocol import Protocol
 
-_FEW = 10  # thresholds of a column that are compared first, of the usual 31
-MAX_AROUND = 63  # thresholds compared then, of the most bins that a column has
+_FEW = 10  # at most so many thresholds of a column are compared first, of the usual 31
+MAX_AROUND = 63  # more than are compared then of any column: of the most bins that one has, 64, these are 11
 
 
 def coarse_step(count: int) -> int:

@@ -15,7 +15,8 @@ Aborts   : MessageError on any wrong size, shape or range.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import count
 
 import numpy as np
 
@@ -42,7 +43,7 @@ from veilscore.models.residual import (
     moments_sensitivity,
 )
 from veilscore.protocols.binning import MAX_COLUMNS, check_shape, shape_message, training_rows
-from veilscore.protocols.blocks import check_part
+from veilscore.protocols.blocks import check_part, receive_hints, send_hints
 from veilscore.v1 import scorecard_pb2 as pb
 from veilscore.wire.protocol import (
     Charge,
@@ -117,7 +118,7 @@ def bank_cells(
     for holder in session.holders:
         shape = check_shape(holder, (yield from receive(holder, pb.BinHolderRound1)), n_train)
         query = HistogramVectors(n_train, shape.n_codes, session.label("bin", holder, session.bank))
-        query.add_hints((yield from receive_parts(holder, pb.BinHolderHints, query.hint_bytes)))
+        yield from receive_hints(holder, pb.BinHolderHints, query)
         request, own[holder] = query.query(vectors)
         yield from send_parts(holder, pb.BinBankRound2, pack_fields(request.b, request.beta, request.alpha))
         shapes[holder] = shape
@@ -165,7 +166,7 @@ def holder_cells(
     nothing = np.zeros(cells, np.int64)
     yield Send(bank, shape_message(columns, nothing, nothing))
     histogram = HistogramCodes(columns.codes[train], columns.n_codes, session.label("bin", session.party, bank))
-    yield from send_parts(bank, pb.BinHolderHints, b"".join(histogram.hint_chunks()))
+    yield from send_hints(bank, pb.BinHolderHints, histogram)
     data = yield from receive_parts(bank, pb.BinBankRound2, histogram.fields_bytes(2 * n_segments))
     share = histogram.evaluate(HistogramQuery(*unpack_fields(data, 3)))
     if share.shape != (2 * n_segments, cells):
@@ -200,17 +201,24 @@ def bank_fit(
     weight : (n_train,) W of the training rows.
     charges : of "gradient" and "moments", for the deviations of their noise.
     """
-    return interleave({h: _bank_fit(session, h, made[h], own[h], weight, charges) for h in session.holders})
+    done = count(1)
+    return interleave({h: _bank_fit(session, h, made[h], own[h], weight, charges, done) for h in session.holders})
 
 
 def _bank_fit(
-    session: Session, holder: str, made: Tables, own: Words, weight: Vector, charges: Mapping[str, Charge]
+    session: Session,
+    holder: str,
+    made: Tables,
+    own: Words,
+    weight: Vector,
+    charges: Mapping[str, Charge],
+    done: Iterator[int],
 ) -> Protocol[HolderSums]:
     side = _BankFit(session, holder, made, weight)
     yield from side.start(gradient_bits(weight.size))
     products = yield from side.products()
     found = yield from side.open(own, products, charges)
-    yield Progress("gradient and moments", 1 + session.holders.index(holder), len(session.holders))
+    yield Progress("gradient and moments", next(done), len(session.holders))
     return found
 
 
@@ -247,7 +255,7 @@ class _BankFit:
         for k, column in enumerate(self.chosen.tolist()):
             label = _lookup_label(self.session, self.holder, column)
             lookup = LookupTable(self.n, self.made.n_codes[[column]], label, params=HISTOGRAM)
-            lookup.add_hints((yield from receive_parts(self.holder, pb.ResidualHolderHints, lookup.hint_bytes)))
+            yield from receive_hints(self.holder, pb.ResidualHolderHints, lookup)
             query, a[k] = lookup.query(self.units[at[column] : at[column + 1]])
             yield from send_parts(self.holder, pb.ResidualBankLookup, query.pack())
         w = shares.to_ring(self.weight)[None]
@@ -305,7 +313,7 @@ def holder_fit(
             label = _lookup_label(session, session.party, column)
             own = np.ascontiguousarray(codes[:, [column]])
             lookups.append(LookupCodes(own, n_codes[[column]], label, params=HISTOGRAM))
-            yield from send_parts(bank, pb.ResidualHolderHints, b"".join(lookups[-1].hint_chunks()))
+            yield from send_hints(bank, pb.ResidualHolderHints, lookups[-1])
         b = np.empty((len(chosen), n), np.uint64)
         for k, lookup in enumerate(lookups):
             data = yield from receive_parts(bank, pb.ResidualBankLookup, lookup.query_bytes)

@@ -28,7 +28,7 @@ from veilscore.models.counts import row_sums
 from veilscore.models.logistic_problem import BankTraining, column_sums, scales
 from veilscore.models.loss import BOUNDS, TURN, SigmoidSeries, sigmoid_series
 from veilscore.models.optimise import GradientStep, OptimiserState
-from veilscore.protocols.blocks import check_part
+from veilscore.protocols.blocks import check_part, receive_hints, send_hints
 from veilscore.v1 import scorecard_pb2 as pb
 from veilscore.wire.protocol import (
     Checkpoint,
@@ -108,13 +108,13 @@ class _Bank:
             lead_codes = self.own.n_codes.tolist() if holder == session.lead else []
             yield Send(holder, pb.TrainBankRound0(product_public=public, woe_enc=chunks, bank_n_codes=lead_codes))
         if self.cells is not None:
-            yield from send_parts(session.lead, pb.TrainBankHints, b"".join(self.cells.hint_chunks()))
+            yield from send_hints(session.lead, pb.TrainBankHints, self.cells)
         for holder in session.holders:
             n_codes = columns[holder].n_codes
             vectors = HistogramVectors(self.n, n_codes, session.label("residual", holder, session.bank))
-            vectors.add_hints((yield from receive_parts(holder, pb.TrainHolderHistogramHints, vectors.hint_bytes)))
+            yield from receive_hints(holder, pb.TrainHolderHistogramHints, vectors)
             table = training_lookup_table(self.n, n_codes, session.label("eta", holder, session.bank))
-            table.add_hints((yield from receive_parts(holder, pb.TrainHolderLookupHints, table.hint_bytes)))
+            yield from receive_hints(holder, pb.TrainHolderLookupHints, table)
             self.histogram[holder], self.lookup[holder] = vectors, table
 
     def gradient(self, step: GradientStep) -> Protocol[Vector]:
@@ -248,8 +248,8 @@ class _Holder:
     def set_up(self) -> Protocol[None]:
         """Exchange keys and hints with the bank."""
         session = self.session
-        yield from send_parts(session.bank, pb.TrainHolderHistogramHints, b"".join(self.histogram.hint_chunks()))
-        yield from send_parts(session.bank, pb.TrainHolderLookupHints, b"".join(self.lookup.hint_chunks()))
+        yield from send_hints(session.bank, pb.TrainHolderHistogramHints, self.histogram)
+        yield from send_hints(session.bank, pb.TrainHolderLookupHints, self.lookup)
         start = yield from receive(session.bank, pb.TrainBankRound0)
         self.evaluator = ProductEvaluator(
             bytes(start.product_public), session.label("product", session.bank, "holders")
@@ -265,8 +265,7 @@ class _Holder:
         self.bank_cells = HistogramVectors(
             self.n, self.bank_n_codes, session.label("bank cells", session.bank, session.lead)
         )
-        hints = yield from receive_parts(session.bank, pb.TrainBankHints, self.bank_cells.hint_bytes)
-        self.bank_cells.add_hints(hints)
+        yield from receive_hints(session.bank, pb.TrainBankHints, self.bank_cells)
 
     def gradient(self, series: SigmoidSeries) -> Protocol[None]:
         """Take part in one step, as the lead or as another holder."""

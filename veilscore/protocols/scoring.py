@@ -37,7 +37,7 @@ from veilscore.lattice.lookup import LookupCodes, LookupTable
 from veilscore.models.counts import offsets
 from veilscore.models.loss import TURN
 from veilscore.protocols.banding import MAX_LIMITS, bank_bands, lead_bands
-from veilscore.protocols.blocks import WORKERS
+from veilscore.protocols.blocks import WORKERS, receive_hints
 from veilscore.terms.bands import Bands
 from veilscore.v1 import score_pb2 as pb
 from veilscore.wire.protocol import (
@@ -167,7 +167,7 @@ def begin_lookup(table: LookupTable, holder: str, theta: Integers) -> Protocol[N
 
 def finish_lookup(table: LookupTable, holder: str) -> Protocol[Integers]:
     """Bank: take the hints, send the rest of the query, and return its share (n_scored,) of the sums."""
-    table.add_hints((yield from receive_parts(holder, pb.BatchHolderHints, table.hint_bytes)))
+    yield from receive_hints(holder, pb.BatchHolderHints, table)
     beta, share = table.finish()
     yield from send_parts(holder, pb.BatchBankQuery, beta)
     return share.astype(np.int64)

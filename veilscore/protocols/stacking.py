@@ -56,7 +56,7 @@ from veilscore.models.stack_form import (
     table_bits,
 )
 from veilscore.models.trees import Tree, coefficients, indicators
-from veilscore.protocols.blocks import bank_product, holder_product
+from veilscore.protocols.blocks import bank_product, holder_product, receive_hints, send_hints
 from veilscore.v1 import stacking_pb2 as pb
 from veilscore.wire.protocol import Checkpoint, Progress, Protocol, Send, Session, receive, receive_parts, send_parts
 
@@ -150,7 +150,7 @@ class _Bank:
         session, data = self.session, self.data
         label = session.label("stack cells", holder, session.bank)
         table = LookupTable(self.n, data.holder_n_codes[holder], label, params=HISTOGRAM)
-        table.add_hints((yield from receive_parts(holder, pb.StackHolderHints, table.hint_bytes)))
+        yield from receive_hints(holder, pb.StackHolderHints, table)
         cells = [(c, column) for c, column in enumerate(data.columns) if isinstance(column, CellsColumn)]
         theta = np.concatenate([column.theta[holder] for _, column in cells])
         query, found = table.query_many(np.rint(np.ldexp(theta, MARGIN_BITS)).astype(np.int64))
@@ -333,7 +333,7 @@ class _Holder:
         session, data = self.session, self.data
         label = session.label("stack cells", session.party, session.bank)
         lookup = LookupCodes(data.codes, data.n_codes, label, params=HISTOGRAM)
-        yield from send_parts(session.bank, pb.StackHolderHints, b"".join(lookup.hint_chunks()))
+        yield from send_hints(session.bank, pb.StackHolderHints, lookup)
         cells = [c for c, column in enumerate(data.columns) if column == "cells"]
         n_tables = len(cells) * (int(data.fold.max()) + 1)
         message = yield from receive_parts(session.bank, pb.StackBankQuery, n_tables * lookup.query_bytes)
