@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections import OrderedDict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ class AssistantPages:
 
     def __init__(self, home: ConsoleHome) -> None:
         self._home = home
-        self._kept: OrderedDict[tuple[object, ...], tuple[MinedJob, list[MinedRule]]] = OrderedDict()
+        self._found = lru_cache(_KEPT)(self._mined)
 
     def findings(self, visit: Visit) -> Response:
         """Show the finished screenings and mining jobs."""
@@ -100,7 +100,7 @@ class AssistantPages:
             raise HTTPException(404, "there is no finished mining job of that id here")
         loss, margin = _share(visit, "loss", 0.45), _share(visit, "margin", 0.03)
         mined, rules = self._found(job, loss, margin)
-        explained = explain_rules(mined, job, mined.money(loss, margin), today=utc_today(), owner=self._home.name)
+        explained = explain_rules(mined, rules, job, today=utc_today(), owner=self._home.name)
         graph = hindrance = ""
         try:
             graph = candidate_policy(mined, rules).decode()
@@ -118,14 +118,9 @@ class AssistantPages:
             chart=drawn(_lift_chart(visit, rules)),
         )
 
-    def _found(self, job: str, loss: float, margin: float) -> tuple[MinedJob, list[MinedRule]]:
-        key = (job, loss, margin)
-        if key not in self._kept:
-            mined = MinedJob(self._home.path / "jobs" / job)
-            self._kept[key] = mined, mined.rules(mined.money(loss, margin), most=_MOST_RULES)
-            while len(self._kept) > _KEPT:
-                self._kept.popitem(last=False)
-        return self._kept[key]
+    def _mined(self, job: str, loss: float, margin: float) -> tuple[MinedJob, list[MinedRule]]:
+        mined = MinedJob(self._home.path / "jobs" / job)
+        return mined, mined.rules(mined.money(loss, margin), most=_MOST_RULES)
 
 
 def _texts(sentences: tuple[tuple[Any, ...], ...]) -> list[str]:
