@@ -18,6 +18,7 @@ from starlette.responses import Response
 from party_bank.assistants.candidates import candidate_policy
 from party_bank.assistants.policy_findings import explain_rules, own_side
 from party_bank.assistants.screening_findings import ORIGINS, explain_screening, origin_of
+from party_bank.console.group_charts import part_chart
 from party_bank.console.policies import FILES, SEES
 from party_bank.mining import MinedJob, MinedRule
 from veilscore.console.desk import Visit, drawn
@@ -156,16 +157,8 @@ def _share(visit: Visit, name: str, usual: float) -> float:
 
 def _kept_chart(visit: Visit, groups: list[tuple[str, int, int]]) -> Chart | None:
     """Draw how many columns of each group were screened, and in front of them how many were kept."""
-    if not groups:
-        return None
-    chart = Chart(visit.told(noted("Screened, and of these kept")), "", visit.told(noted("columns")))
-    chart.named_x([name for name, _, _ in groups])
-    x = [float(n) for n in range(len(groups))]
-    chart.bars(x, [float(n) for _, n, _ in groups], 0.6, "good", visit.told(noted("screened")))
-    chart.bars(x, [float(n) for _, _, n in groups], 0.6, "joint", visit.told(noted("kept")))
-    chart.y_limits, chart.legend = (0, 1.3 * max(n for _, n, _ in groups)), "upper right"  # room for the legend
-    chart.y_format = lambda value, _: f"{value:,.0f}"
-    return chart
+    title, unit = visit.told(noted("Screened, and of these kept")), visit.told(noted("columns"))
+    return part_chart(title, unit, groups, (visit.told(noted("screened")), visit.told(noted("kept"))), "joint")
 
 
 def _lift_chart(visit: Visit, rules: list[MinedRule]) -> Chart | None:

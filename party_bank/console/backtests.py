@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from party_bank.console.group_charts import group_chart, part_chart
 from party_bank.console.policies import SEES, PolicyPages, past_files
 from party_bank.policy.backtest import (
     Backtest,
@@ -33,7 +34,7 @@ from veilscore.errors import ConfigError
 from veilscore.reports.svg import Chart
 
 MOST_FIRMS = 20_000  # a few seconds of a core; more is the command line's
-_KEPT, _HEADROOM = 16, 1.3  # of a chart, for its legend
+_KEPT = 16
 OUTCOMES = (noted("approve"), noted("decline"), noted("refer"), noted("yes"), noted("no"))  # of shipped policies
 SIDES = (noted("champion approves"), noted("challenger approves"), noted("swapped in"), noted("swapped out"))
 T = TypeVar("T")
@@ -112,36 +113,21 @@ def _in_groups(found: Backtest) -> Backtest:
 
 def _outcomes_chart(visit: Visit, outcomes: Mapping[str, Group]) -> Chart | None:
     """Draw how many firms each outcome took; the bads among them in front."""
-    if not outcomes:
-        return None
-    names = list(outcomes)
-    title, unit = visit.told(noted("Firms by decision, and the bads among them")), visit.told(noted("firms"))
-    chart = _named_chart(title, unit, [visit.told(name) for name in names])
-    chart.y_limits = (0, _HEADROOM * max(one.firms for one in outcomes.values()))
-    x = [float(n) for n in range(len(names))]
-    chart.bars(x, [float(outcomes[name].firms) for name in names], 0.6, "good", visit.told(noted("firms")))
-    chart.bars(x, [float(outcomes[name].bads) for name in names], 0.6, "bad", visit.told(noted("bads")))
-    return chart
+    title, firms = visit.told(noted("Firms by decision, and the bads among them")), visit.told(noted("firms"))
+    groups = [(visit.told(name), one.firms, one.bads) for name, one in outcomes.items()]
+    return part_chart(title, firms, groups, (firms, visit.told(noted("bads"))), "bad")
 
 
 def loss_chart(visit: Visit, sides: list[tuple[str, Group]]) -> Chart:
     """Draw the expected loss of each side, from the least to the most that unknown outcomes leave open."""
     title, unit = visit.told(noted("Loss that was expected, in millions")), visit.told(noted("millions"))
-    chart = _named_chart(title, unit, [visit.told(name) for name, _ in sides])
+    chart = group_chart(title, unit, [visit.told(name) for name, _ in sides])
     low = [group.least_loss / 1e6 for _, group in sides]
     high = [group.most_loss / 1e6 for _, group in sides]
     x = [float(n) for n in range(len(sides))]
     chart.bars(x, low, 0.6, "joint")
     chart.whiskers(x, low, high, "bad")
     chart.y_format = lambda value, step: f"{value:,.{0 if step >= 1 else 2}f}"
-    return chart
-
-
-def _named_chart(title: str, unit: str, names: list[str]) -> Chart:
-    chart = Chart(title, "", unit)
-    chart.named_x(names)
-    chart.y_limits, chart.legend = (0, None), "upper right"
-    chart.y_format = lambda value, _: f"{value:,.0f}"
     return chart
 
 
