@@ -6,7 +6,6 @@ firms, and decides once two stewards have signed.
 
 from __future__ import annotations
 
-import json
 import re
 from functools import lru_cache
 from pathlib import Path
@@ -25,7 +24,9 @@ from veilscore.console.desk import Visit, drawn
 from veilscore.console.home import ConsoleHome
 from veilscore.console.language import noted
 from veilscore.console.page import Page, page_of
-from veilscore.errors import ConfigError, StateError
+from veilscore.errors import ConfigError
+from veilscore.files.store import JobStore
+from veilscore.models.versions import SCREENINGS
 from veilscore.reports.svg import Chart
 from veilscore.terms.job import JOB_ID
 from veilscore.terms.policy import utc_today
@@ -48,10 +49,10 @@ class AssistantPages:
     def findings(self, visit: Visit) -> Response:
         """Show the finished screenings and mining jobs."""
         home = self._home.path
-        screenings = sorted(path.parent.name for path in (home / "screenings").glob("*/screening.json"))
+        screenings = sorted(path.parent.name for path in (home / SCREENINGS).glob("*/screening.json"))
         mined = sorted((path.parent for path in (home / "jobs").glob("*/held.npz")), key=_changed_s, reverse=True)
         words = visit.asked("q").lower()
-        rows = [("screening", name, _changed_s(home / "screenings" / name)) for name in screenings]
+        rows = [("screening", name, _changed_s(home / SCREENINGS / name)) for name in screenings]
         rows += [("rules", path.name, _changed_s(path)) for path in mined]
         found = sorted((row for row in rows if words in row[1].lower()), key=lambda row: -row[2])
         shown = page_of(found, visit.page_number(), {"q": visit.asked("q")})
@@ -62,9 +63,10 @@ class AssistantPages:
     def screening(self, visit: Visit) -> Response:
         """Show what one screening kept and left out, in sentences, and its columns."""
         name = visit.part("name")
-        if not _NAME.fullmatch(name):
+        folder = self._home.path / SCREENINGS / name
+        if not _NAME.fullmatch(name) or not (folder / "screening.json").is_file():
             raise HTTPException(404, "there is no screening of that name here")
-        body = _json(self._home.path / "screenings" / name / "screening.json")
+        body = JobStore(folder).load_json("screening")
         found = explain_screening(body, today=utc_today(), owner=self._home.name)
         words, origin, kept = visit.asked("q").lower(), visit.asked("origin", 20), visit.asked("kept", 5)
         columns = [
@@ -133,16 +135,6 @@ def _changed_s(path: Path) -> float:
         return path.stat().st_mtime
     except OSError:
         return 0.0
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise HTTPException(404, "there is no screening of that name here") from None
-    except (OSError, ValueError) as error:
-        raise StateError(f"{path} cannot be read: restore it from backup") from error
-    return found
 
 
 def _share(visit: Visit, name: str, usual: float) -> float:
