@@ -49,14 +49,12 @@ class AssistantPages:
     def findings(self, visit: Visit) -> Response:
         """Show the finished screenings and mining jobs."""
         home = self._home.path
-        screenings = sorted(path.parent.name for path in (home / SCREENINGS).glob("*/screening.json"))
-        mined = sorted((path.parent for path in (home / "jobs").glob("*/held.npz")), key=_changed_s, reverse=True)
-        words = visit.asked("q").lower()
-        rows = [("screening", name, _changed_s(home / SCREENINGS / name)) for name in screenings]
-        rows += [("rules", path.name, _changed_s(path)) for path in mined]
-        found = sorted((row for row in rows if words in row[1].lower()), key=lambda row: -row[2])
-        shown = page_of(found, visit.page_number(), {"q": visit.asked("q")})
-        return visit.show("bank/findings.html", findings=shown, words=visit.asked("q"))
+        places = [("screening", path.parent) for path in (home / SCREENINGS).glob("*/screening.json")]
+        places += [("rules", path.parent) for path in (home / "jobs").glob("*/held.npz")]
+        words = visit.asked("q")
+        rows = [(kind, at.name, _changed_s(at)) for kind, at in places if words.lower() in at.name.lower()]
+        found = page_of(sorted(rows, key=lambda row: (-row[2], row[1])), visit.page_number(), {"q": words})
+        return visit.show("bank/findings.html", findings=found, words=words)
 
     # --- screenings --------------------------------------------------------------------------------------------------
 
