@@ -69,10 +69,14 @@ def passkey_of(bank, person, *, vouched=True):
     options = browser.send("/enter/begin", {"token": token}).json()
     assert browser.send("/enter/finish", {"token": token, "credential": key.made(options)}).status == 200
     if vouched:
-        typed = ["console", "vouch", key.id.hex()[:12], "--as", str(bank.folder / person), "--home", str(bank.home)]
-        result = CliRunner().invoke(app, typed)
-        assert result.exit_code == 0, (result.output, result.exception)
+        vouch_for(bank, person, key)
     return key
+
+
+def vouch_for(bank, person, key):
+    typed = ["console", "vouch", key.id.hex()[:12], "--as", str(bank.folder / person), "--home", str(bank.home)]
+    result = CliRunner().invoke(app, typed)
+    assert result.exit_code == 0, (result.output, result.exception)
 
 
 def words(page):
@@ -162,6 +166,22 @@ def test_who_may_not_sign_is_refused_before_a_passkey_is_asked(bank):
     assert challenge_of(content, PURPOSE) != challenge_of(content, "another purpose")
     typed = ["console", "vouch", anna.id.hex()[:12], "--as", str(bank.folder / "bert"), "--home", str(bank.home)]
     assert "no passkeys of bert begin with" in str(CliRunner().invoke(app, typed).exception)
+
+
+def test_a_passkey_that_was_removed_and_made_again_has_to_be_vouched_for_again(bank):
+    filed(bank)
+    key, store = passkey_of(bank, "anna"), bank.opened.store
+    for forget in (lambda: store.forget_passkey("anna", key.id), lambda: store.forget("anna")):
+        assert "may sign" in bank.opened.browser("anna").get("/me").text
+        forget()
+        assert store.vouched(key.id) is None
+        browser, token = bank.opened.browser(), store.invite("anna", 1)
+        options = browser.send("/enter/begin", {"token": token}).json()
+        assert browser.send("/enter/finish", {"token": token, "credential": key.made(options)}).status == 200
+        assert "may sign" not in bank.opened.browser("anna").get("/me").text
+        assert signed(bank, "anna", key).status == 403
+        assert _words(bank) == []
+        vouch_for(bank, "anna", key)
 
 
 @pytest.mark.slow

@@ -120,8 +120,9 @@ def test_the_planted_rule_is_found_and_confirmed_by_firms_held_out(run, mined):
 @pytest.mark.slow
 def test_the_policy_assistant_says_what_was_found_and_nothing_more(mined):
     money = mined.money(0.45, 0.03)
-    found = explain_rules(mined, "rules-1", money, most=3, today=dt.date(2026, 11, 30), owner="bank-1")
-    first, rule = found.rules[0], mined.rules(money, most=3)[0]
+    rules = mined.rules(money, most=3)
+    found = explain_rules(mined, rules, "rules-1", today=dt.date(2026, 11, 30), owner="bank-1")
+    first, rule = found.rules[0], rules[0]
     facts = {fact.name: fact.value for fact in first}
     assert facts["rule.r1_confirmed"] is rule.confirmed
     assert facts["rule.r1_firms"] == round(rule.found.firms)

@@ -6,7 +6,7 @@ from local_jobs import firms, job, nodes, write
 from rich.console import Console
 from trial_audit import audit, audited_run
 
-from veilscore.cli.measures import show_measures
+from veilscore.cli.measures import show_counts, show_measures
 from veilscore.cli.planning import planned, show_plan
 from veilscore.errors import ConfigError, DataError, RefusedError
 from veilscore.models import curve_tables, metrics
@@ -145,7 +145,9 @@ def test_the_report_and_job_show_have_error_bars(run, exact):
     assert f"{d.ks:.4f} ± {d.ks_se:.4f}" in text
     assert "below all bands" in text
     show_measures(out, store.path / "absent.json")
+    show_counts(out, store.path / "absent")
     assert not out.export_text()
+    assert not (store.path / "absent").exists(), "who only looks makes no folder"
 
 
 def test_a_plan_says_how_far_noise_moves_the_curve():

@@ -1,4 +1,4 @@
-"""The policy assistant: what mining found, in sentences with counts, and candidate rules ready for two stewards.
+"""The policy assistant on rules: what mining found, in sentences with counts.
 
 Counts are those that a mining job opened, with their noise; nothing here asks a holder for anything.
 """
@@ -6,12 +6,12 @@ Counts are those that a mining job opened, with their noise; nothing here asks a
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from party_bank.mining import MinedJob, MinedRule, Money
+from party_bank.mining import MinedJob, MinedRule
 from veilscore.reports.facts import Fact, Locale, Source, Unit, Wording, Words
 from veilscore.reports.text_guard import Piece, TextGuard
 
@@ -64,14 +64,14 @@ class PolicyFindings:
 
 
 def explain_rules(
-    mined: MinedJob, job: str, money: Money, *, most: int = 10, today: dt.date, owner: str
+    mined: MinedJob, rules: Sequence[MinedRule], job: str, *, today: dt.date, owner: str
 ) -> PolicyFindings:
-    """Explain the rules of a finished mining job.
+    """Explain rules that were found in a finished mining job.
 
     job : its id; owner : the bank, whose facts they are.
     """
     found = []
-    for number, rule in enumerate(mined.rules(money, most=most), start=1):
+    for number, rule in enumerate(rules, start=1):
         own = own_side(mined, rule)
         figures = {
             "firms": round(rule.found.firms),

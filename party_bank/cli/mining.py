@@ -94,9 +94,8 @@ def explain(
     bank = find_home(home, federation)
     folder = _folder(bank, job)
     mined = MinedJob(folder)
-    money = mined.money(loss_given_default, margin)
-    owner = load_node_config(bank).name
-    found = explain_rules(mined, folder.name, money, most=most, today=utc_today(), owner=owner)
+    rules = mined.rules(mined.money(loss_given_default, margin), most=most)
+    found = explain_rules(mined, rules, folder.name, today=utc_today(), owner=load_node_config(bank).name)
     for number, pieces in enumerate(found.sentences(locale), start=1):
         console().print(f"{number}. {''.join(piece.text for piece in pieces)}", soft_wrap=True, markup=False)
     console().print(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from veilscore.cli.display import console, line, moment, styled, table
-from veilscore.cli.homes import FederationOption, HomeOption, find_home
+from veilscore.cli.homes import FederationOption, HomeOption, find_home, identity_of
 from veilscore.errors import ConfigError
 from veilscore.terms.federation import load_federation
 from veilscore.terms.node_config import load_node_config
@@ -128,16 +128,14 @@ def activate(
 ) -> None:
     """Sign for a version, filing it if it is new; it decides as soon as a second steward has signed for it."""
     from party_bank.policy.versions import Policies  # noqa: PLC0415 - loads the engine
-    from veilscore.keys.identity import load_identity  # noqa: PLC0415
 
     bank = find_home(home, federation)
     node, graph = load_node_config(bank), _graph(policy, bank, None)
     if node.role != "bank":
         raise ConfigError(f"{node.name} is a {node.role}: lending policies are a bank's")
-    folder = person / "identity" if (person / "identity").is_dir() else person
     policies = Policies(bank)
     version = policies.file(graph)
-    found = policies.sign(graph.name, version, load_identity(folder), node, load_federation(node.federation), reason)
+    found = policies.sign(graph.name, version, identity_of(person), node, load_federation(node.federation), reason)
     console().print(line(f"{found.policy} version {found.version}", f"({found.sha256[:16]})", found.status))
 
 

@@ -6,9 +6,8 @@ firms, and decides once two stewards have signed.
 
 from __future__ import annotations
 
-import json
 import re
-from collections import OrderedDict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,16 @@ from starlette.responses import Response
 from party_bank.assistants.candidates import candidate_policy
 from party_bank.assistants.policy_findings import explain_rules, own_side
 from party_bank.assistants.screening_findings import ORIGINS, explain_screening, origin_of
+from party_bank.console.group_charts import part_chart
 from party_bank.console.policies import FILES, SEES
 from party_bank.mining import MinedJob, MinedRule
 from veilscore.console.desk import Visit, drawn
 from veilscore.console.home import ConsoleHome
 from veilscore.console.language import noted
 from veilscore.console.page import Page, page_of
-from veilscore.errors import ConfigError, StateError
+from veilscore.errors import ConfigError
+from veilscore.files.store import JobStore
+from veilscore.models.versions import SCREENINGS
 from veilscore.reports.svg import Chart
 from veilscore.terms.job import JOB_ID
 from veilscore.terms.policy import utc_today
@@ -42,28 +44,27 @@ class AssistantPages:
 
     def __init__(self, home: ConsoleHome) -> None:
         self._home = home
-        self._kept: OrderedDict[tuple[object, ...], tuple[MinedJob, list[MinedRule]]] = OrderedDict()
+        self._found = lru_cache(_KEPT)(self._mined)
 
     def findings(self, visit: Visit) -> Response:
         """Show the finished screenings and mining jobs."""
         home = self._home.path
-        screenings = sorted(path.parent.name for path in (home / "screenings").glob("*/screening.json"))
-        mined = sorted((path.parent for path in (home / "jobs").glob("*/held.npz")), key=_changed_s, reverse=True)
-        words = visit.asked("q").lower()
-        rows = [("screening", name, _changed_s(home / "screenings" / name)) for name in screenings]
-        rows += [("rules", path.name, _changed_s(path)) for path in mined]
-        found = sorted((row for row in rows if words in row[1].lower()), key=lambda row: -row[2])
-        shown = page_of(found, visit.page_number(), {"q": visit.asked("q")})
-        return visit.show("bank/findings.html", findings=shown, words=visit.asked("q"))
+        places = [("screening", path.parent) for path in (home / SCREENINGS).glob("*/screening.json")]
+        places += [("rules", path.parent) for path in (home / "jobs").glob("*/held.npz")]
+        words = visit.asked("q")
+        rows = [(kind, at.name, _changed_s(at)) for kind, at in places if words.lower() in at.name.lower()]
+        found = page_of(sorted(rows, key=lambda row: (-row[2], row[1])), visit.page_number(), {"q": words})
+        return visit.show("bank/findings.html", findings=found, words=words)
 
     # --- screenings --------------------------------------------------------------------------------------------------
 
     def screening(self, visit: Visit) -> Response:
         """Show what one screening kept and left out, in sentences, and its columns."""
         name = visit.part("name")
-        if not _NAME.fullmatch(name):
+        folder = self._home.path / SCREENINGS / name
+        if not _NAME.fullmatch(name) or not (folder / "screening.json").is_file():
             raise HTTPException(404, "there is no screening of that name here")
-        body = _json(self._home.path / "screenings" / name / "screening.json")
+        body = JobStore(folder).load_json("screening")
         found = explain_screening(body, today=utc_today(), owner=self._home.name)
         words, origin, kept = visit.asked("q").lower(), visit.asked("origin", 20), visit.asked("kept", 5)
         columns = [
@@ -100,7 +101,7 @@ class AssistantPages:
             raise HTTPException(404, "there is no finished mining job of that id here")
         loss, margin = _share(visit, "loss", 0.45), _share(visit, "margin", 0.03)
         mined, rules = self._found(job, loss, margin)
-        explained = explain_rules(mined, job, mined.money(loss, margin), today=utc_today(), owner=self._home.name)
+        explained = explain_rules(mined, rules, job, today=utc_today(), owner=self._home.name)
         graph = hindrance = ""
         try:
             graph = candidate_policy(mined, rules).decode()
@@ -118,14 +119,9 @@ class AssistantPages:
             chart=drawn(_lift_chart(visit, rules)),
         )
 
-    def _found(self, job: str, loss: float, margin: float) -> tuple[MinedJob, list[MinedRule]]:
-        key = (job, loss, margin)
-        if key not in self._kept:
-            mined = MinedJob(self._home.path / "jobs" / job)
-            self._kept[key] = mined, mined.rules(mined.money(loss, margin), most=_MOST_RULES)
-            while len(self._kept) > _KEPT:
-                self._kept.popitem(last=False)
-        return self._kept[key]
+    def _mined(self, job: str, loss: float, margin: float) -> tuple[MinedJob, list[MinedRule]]:
+        mined = MinedJob(self._home.path / "jobs" / job)
+        return mined, mined.rules(mined.money(loss, margin), most=_MOST_RULES)
 
 
 def _texts(sentences: tuple[tuple[Any, ...], ...]) -> list[str]:
@@ -137,16 +133,6 @@ def _changed_s(path: Path) -> float:
         return path.stat().st_mtime
     except OSError:
         return 0.0
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise HTTPException(404, "there is no screening of that name here") from None
-    except (OSError, ValueError) as error:
-        raise StateError(f"{path} cannot be read: restore it from backup") from error
-    return found
 
 
 def _share(visit: Visit, name: str, usual: float) -> float:
@@ -161,16 +147,8 @@ def _share(visit: Visit, name: str, usual: float) -> float:
 
 def _kept_chart(visit: Visit, groups: list[tuple[str, int, int]]) -> Chart | None:
     """Draw how many columns of each group were screened, and in front of them how many were kept."""
-    if not groups:
-        return None
-    chart = Chart(visit.told(noted("Screened, and of these kept")), "", visit.told(noted("columns")))
-    chart.named_x([name for name, _, _ in groups])
-    x = [float(n) for n in range(len(groups))]
-    chart.bars(x, [float(n) for _, n, _ in groups], 0.6, "good", visit.told(noted("screened")))
-    chart.bars(x, [float(n) for _, _, n in groups], 0.6, "joint", visit.told(noted("kept")))
-    chart.y_limits, chart.legend = (0, 1.3 * max(n for _, n, _ in groups)), "upper right"  # room for the legend
-    chart.y_format = lambda value, _: f"{value:,.0f}"
-    return chart
+    title, unit = visit.told(noted("Screened, and of these kept")), visit.told(noted("columns"))
+    return part_chart(title, unit, groups, (visit.told(noted("screened")), visit.told(noted("kept"))), "joint")
 
 
 def _lift_chart(visit: Visit, rules: list[MinedRule]) -> Chart | None:

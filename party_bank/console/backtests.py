@@ -9,16 +9,17 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from party_bank.console.group_charts import group_chart, part_chart
 from party_bank.console.policies import SEES, PolicyPages, past_files
 from party_bank.policy.backtest import (
     Backtest,
     Group,
-    PolicyComparison,
+    PastFirms,
     backtest,
     compare,
     fired_order,
@@ -33,9 +34,10 @@ from veilscore.errors import ConfigError
 from veilscore.reports.svg import Chart
 
 MOST_FIRMS = 20_000  # a few seconds of a core; more is the command line's
-_KEPT, _HEADROOM = 16, 1.3  # of a chart, for its legend
+_KEPT = 16
 OUTCOMES = (noted("approve"), noted("decline"), noted("refer"), noted("yes"), noted("no"))  # of shipped policies
 SIDES = (noted("champion approves"), noted("challenger approves"), noted("swapped in"), noted("swapped out"))
+T = TypeVar("T")
 
 
 class BacktestPages:
@@ -44,7 +46,7 @@ class BacktestPages:
     def __init__(self, home: ConsoleHome, policies: PolicyPages) -> None:
         self._home, self._policies = home, policies
         self._one = threading.Lock()
-        self._kept: OrderedDict[tuple[Any, ...], Backtest | PolicyComparison] = OrderedDict()
+        self._kept: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
 
     def show(self, visit: Visit) -> Response:
         """Show what a version would have decided, or against another version who is swapped in and out."""
@@ -52,9 +54,7 @@ class BacktestPages:
         number = visit.asked("against", 8)
         head = {"graph": graph, "firms": name, "loss": loss, "label": label}
         if not number:
-            found = self._tried([graph], name, loss, label, lambda past: backtest(graph, past, loss))
-            if not isinstance(found, Backtest):
-                raise TypeError
+            found = self._tried([graph], name, loss, label, lambda past: _in_groups(backtest(graph, past, loss)))
             return visit.show(
                 "bank/backtest.html",
                 found=found,
@@ -67,8 +67,6 @@ class BacktestPages:
             raise HTTPException(404, "a version is a number")
         champion = self._policies.policies.graph(graph.name, int(number))
         both = self._tried([champion, graph], name, loss, label, lambda past: compare(champion, graph, past, loss))
-        if not isinstance(both, PolicyComparison):
-            raise TypeError
         sides = list(zip(SIDES, (both.champion, both.challenger, both.swapped_in, both.swapped_out), strict=True))
         return visit.show(
             "bank/compare.html",
@@ -93,56 +91,43 @@ class BacktestPages:
             raise ConfigError("the part of a loan that is lost at default is a number from 0 to 1")
         return name, loss, label
 
-    def _tried(
-        self, graphs: list[Graph], name: str, loss: float, label: str, run: Callable[[Any], Backtest | PolicyComparison]
-    ) -> Backtest | PolicyComparison:
+    def _tried(self, graphs: list[Graph], name: str, loss: float, label: str, run: Callable[[PastFirms], T]) -> T:
         path = self._home.path / "past" / name
         stamp = path.stat()
         key = (*(one.sha256 for one in graphs), name, stamp.st_mtime_ns, stamp.st_size, loss, label)
         with self._one:
             if key not in self._kept:
-                found = run(read_past(path, graphs, label=label, most=MOST_FIRMS))
-                if isinstance(found, Backtest):
-                    found.decided.clear()  # of each firm; a page shows groups alone
-                self._kept[key] = found
+                self._kept[key] = run(read_past(path, graphs, label=label, most=MOST_FIRMS))
             self._kept.move_to_end(key)
             while len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)
-            return self._kept[key]
+            found: T = self._kept[key]
+            return found
+
+
+def _in_groups(found: Backtest) -> Backtest:
+    """Let go of each firm's decision: a page shows groups alone."""
+    found.decided.clear()
+    return found
 
 
 def _outcomes_chart(visit: Visit, outcomes: Mapping[str, Group]) -> Chart | None:
     """Draw how many firms each outcome took; the bads among them in front."""
-    if not outcomes:
-        return None
-    names = list(outcomes)
-    title, unit = visit.told(noted("Firms by decision, and the bads among them")), visit.told(noted("firms"))
-    chart = _named_chart(title, unit, [visit.told(name) for name in names])
-    chart.y_limits = (0, _HEADROOM * max(one.firms for one in outcomes.values()))
-    x = [float(n) for n in range(len(names))]
-    chart.bars(x, [float(outcomes[name].firms) for name in names], 0.6, "good", visit.told(noted("firms")))
-    chart.bars(x, [float(outcomes[name].bads) for name in names], 0.6, "bad", visit.told(noted("bads")))
-    return chart
+    title, firms = visit.told(noted("Firms by decision, and the bads among them")), visit.told(noted("firms"))
+    groups = [(visit.told(name), one.firms, one.bads) for name, one in outcomes.items()]
+    return part_chart(title, firms, groups, (firms, visit.told(noted("bads"))), "bad")
 
 
 def loss_chart(visit: Visit, sides: list[tuple[str, Group]]) -> Chart:
     """Draw the expected loss of each side, from the least to the most that unknown outcomes leave open."""
     title, unit = visit.told(noted("Loss that was expected, in millions")), visit.told(noted("millions"))
-    chart = _named_chart(title, unit, [visit.told(name) for name, _ in sides])
+    chart = group_chart(title, unit, [visit.told(name) for name, _ in sides])
     low = [group.least_loss / 1e6 for _, group in sides]
     high = [group.most_loss / 1e6 for _, group in sides]
     x = [float(n) for n in range(len(sides))]
     chart.bars(x, low, 0.6, "joint")
     chart.whiskers(x, low, high, "bad")
     chart.y_format = lambda value, step: f"{value:,.{0 if step >= 1 else 2}f}"
-    return chart
-
-
-def _named_chart(title: str, unit: str, names: list[str]) -> Chart:
-    chart = Chart(title, "", unit)
-    chart.named_x(names)
-    chart.y_limits, chart.legend = (0, None), "upper right"
-    chart.y_format = lambda value, _: f"{value:,.0f}"
     return chart
 
 

@@ -40,20 +40,15 @@ LENDS = frozenset({ACCOUNT_MANAGER})
 SEES = frozenset({ACCOUNT_MANAGER, AUDITOR})
 _SECTION = noted("Lending")
 _MOST_CHOICES = 200
-WORDS = tuple(
-    map(
-        noted,
-        (
-            noted("prospect"), noted("offered"), noted("applied"), noted("approved"), noted("drawn"),
-            noted("watched"), noted("renewed"), noted("closed"), noted("received"), noted("referred"),
-            noted("declined"), noted("open"), noted("expired"), noted("withdrawn"), noted("due"), noted("lapsed"),
-            noted("draft"), noted("signed"), noted("asked"), noted("unknown"), noted("contacted"), noted("scanned"),
-            noted("firm"), noted("own data"), noted("lines"), noted("offers"), noted("applications"),
-            noted("contracts"), noted("exposure"), noted("room"), noted("decisions"), noted("consents"),
-            noted("bits left"), noted("alarms"), noted("renewals"), noted("reports"), noted("active"), noted("true"),
-            noted("false"), noted("other"), noted("filed"), noted("confirmed"), noted("not confirmed"),
-        ),
-    )
+WORDS = (
+    noted("prospect"), noted("offered"), noted("applied"), noted("approved"), noted("drawn"),
+    noted("watched"), noted("renewed"), noted("closed"), noted("received"), noted("referred"),
+    noted("declined"), noted("open"), noted("expired"), noted("withdrawn"), noted("due"), noted("lapsed"),
+    noted("draft"), noted("signed"), noted("asked"), noted("unknown"), noted("contacted"), noted("scanned"),
+    noted("firm"), noted("own data"), noted("lines"), noted("offers"), noted("applications"),
+    noted("contracts"), noted("exposure"), noted("room"), noted("decisions"), noted("consents"),
+    noted("bits left"), noted("alarms"), noted("renewals"), noted("reports"), noted("active"), noted("true"),
+    noted("false"), noted("other"), noted("filed"), noted("confirmed"), noted("not confirmed"),
 )  # fmt: skip
 
 

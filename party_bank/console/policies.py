@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from party_bank.policy.check import check
 from party_bank.policy.graph import MOST_BYTES, Graph, parse_graph
-from party_bank.policy.versions import EYES, PURPOSE, Policies, PolicyVersion
+from party_bank.policy.versions import EYES, PURPOSE, Policies
 from veilscore.console.desk import Visit
 from veilscore.console.home import ConsoleHome
 from veilscore.console.language import noted
@@ -47,13 +47,11 @@ class PolicyPages:
         visit.subject = f"policy {name[:64]} {number}"
         return self.policies.graph(name, int(number))
 
-    def _version(self, graph: Graph) -> PolicyVersion:
-        return next(one for one in self.policies.versions(graph.name) if one.version == graph.version)
-
     def version(self, visit: Visit) -> Response:
         """Show one version: its tables, findings and words."""
         graph = self.graph_of(visit)
-        found, signs, hindrance = self._version(graph), False, ""
+        every = {one.version: one for one in self.policies.versions(graph.name)}
+        found, signs, hindrance = every.pop(graph.version), False, ""
         if visit.roles & SIGNS and not found.active:
             try:
                 self._to_sign(visit, graph)
@@ -67,7 +65,7 @@ class PolicyPages:
             findings=check(graph),
             signs=signs,
             hindrance=hindrance,
-            champions=[v for v in self.policies.versions(graph.name) if v.version != graph.version],
+            champions=list(every.values()),
             past=past_files(self._home),
         )
 

@@ -8,7 +8,7 @@ import typer
 
 from veilscore.cli.display import console as terminal
 from veilscore.cli.display import moment, styled, table
-from veilscore.cli.homes import FederationOption, HomeOption, PartyOption, find_home
+from veilscore.cli.homes import FederationOption, HomeOption, PartyOption, find_home, identity_of
 from veilscore.errors import ConfigError
 from veilscore.files.extras import missing_of
 
@@ -81,13 +81,12 @@ def vouch(
     """Vouch with your own key for a passkey of yours; from then on it may sign words of four eyes in the browser."""
     from veilscore.console.passkeys import vouch_for_passkey  # noqa: PLC0415 - loads what reads passkeys
     from veilscore.console.store import ConsoleStore  # noqa: PLC0415
-    from veilscore.keys.identity import load_identity  # noqa: PLC0415
     from veilscore.terms.federation import load_federation  # noqa: PLC0415
     from veilscore.terms.node_config import load_node_config  # noqa: PLC0415
 
     own = find_home(home, federation, party)
     node, store = load_node_config(own), ConsoleStore(own)
-    identity = load_identity(person / "identity" if (person / "identity").is_dir() else person)
+    identity = identity_of(person)
     try:
         found = vouch_for_passkey(store, node.name, identity, load_federation(node.federation), passkey)
         store.note("(command line)", "vouch for a passkey", identity.name, "done")

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from veilscore.errors import ConfigError
+from veilscore.keys.identity import Identity, load_identity
 from veilscore.node.founding import homes_in
 from veilscore.terms.node_config import load_node_config
 
@@ -18,6 +19,12 @@ FederationOption = Annotated[
     Path | None, typer.Option("--federation", help="Folder of a local federation, in place of --home.")
 ]
 PartyOption = Annotated[str | None, typer.Option("--party", help="With --federation: whose home; default the bank's.")]
+
+
+def identity_of(person: Path) -> Identity:
+    """Return the identity in a person's own home, or of a folder that is an identity itself."""
+    inside = person / "identity"
+    return load_identity(inside if inside.is_dir() else person)
 
 
 def find_home(home: Path | None, federation: Path | None = None, party: str | None = None) -> Path:

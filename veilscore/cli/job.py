@@ -46,8 +46,15 @@ def plan(
 
     if home is not None and federation is not None:
         raise ConfigError("give --home or --federation, not both")
-    given = {"rows": _numbers("--rows", rows, "bank=120000"), "columns": _numbers("--columns", columns, "tax=12")}
-    show_plan(console(), planned(load_job(job), home, federation, bads=bads, **given))
+    known = planned(
+        load_job(job),
+        home,
+        federation,
+        rows=_numbers("--rows", rows, "bank=120000"),
+        bads=bads,
+        columns=_numbers("--columns", columns, "tax=12"),
+    )
+    show_plan(console(), known)
 
 
 def _numbers(option: str, texts: list[str] | None, example: str) -> dict[str, int]:

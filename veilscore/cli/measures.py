@@ -39,6 +39,8 @@ def show_measures(out: Console, report_json: Path) -> None:
 
 def show_counts(out: Console, job: Path) -> None:
     """Print how many firms reached each step of a decision, from decided.json or sized.json of a job's folder."""
+    if not job.is_dir():
+        return  # no step began here; a store would make the folder
     store = JobStore(job)
     for name in ("decided", "sized"):
         if not store.has(name):

@@ -114,7 +114,7 @@ def health(
     found = findings(home, config, load_federation(config.federation))
     answer = "does not run" if running_pid(home) is None else reach(home, lambda to: _answer(to, config.name))
     fine = answer == _ANSWERS and not any(one.critical for one in found)
-    told = [one.text % {**one.values, "free": f"{megabytes(one.values.get('free', 0))} MB"} for one in found]
+    told = [one.text % one.figures(lambda size: f"{megabytes(size)} MB") for one in found]
     if as_json:
         typer.echo(json.dumps({"node": config.name, "healthy": fine, "answer": answer, "look_at": told}))
     else:

@@ -118,7 +118,7 @@ def _parsed(text: str, job_id: str) -> Job:
 
 def is_own(visit: Visit, whole: pb.JobInfo) -> bool:
     """Return whether the person submitted a job: with the own key, or in this console."""
-    return whole.submitted_by == visit.person or whole.job_id in visit.desk.store.submitted_by(visit.person)
+    return visit.person in {whole.submitted_by, visit.desk.store.submitter(whole.job_id)}
 
 
 async def seen_job(visit: Visit) -> SeenJob:

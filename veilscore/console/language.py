@@ -24,19 +24,14 @@ def noted(text: str) -> str:
     return text
 
 
-WORDS = tuple(  # words of the product that pages show by themselves
-    map(
-        noted,
-        (
-            noted("bank"), noted("holder"), noted("coordinator"), noted("modeller"), noted("steward"), noted("auditor"),
-            noted("operator"), noted("account_manager"), noted("in force"), noted("not in force"), noted("ended"),
-            noted("valid"), noted("not valid now"), noted("begun"), noted("waits"), noted("proposed"), noted("batch"),
-            noted("online"), noted("watch"), noted("evaluation"), noted("train"), noted("holdout"), noted("all"),
-            noted("passkey"), noted("certificate"), noted("retry"),
-            noted("in use"),
-            noted("oidc"),
-        ),
-    )
+WORDS = (  # words of the product that pages show by themselves
+    noted("bank"), noted("holder"), noted("coordinator"), noted("modeller"), noted("steward"), noted("auditor"),
+    noted("operator"), noted("account_manager"), noted("in force"), noted("not in force"), noted("ended"),
+    noted("valid"), noted("not valid now"), noted("begun"), noted("waits"), noted("proposed"), noted("batch"),
+    noted("online"), noted("watch"), noted("evaluation"), noted("train"), noted("holdout"), noted("all"),
+    noted("passkey"), noted("certificate"), noted("retry"),
+    noted("in use"),
+    noted("oidc"),
 )  # fmt: skip
 
 

@@ -97,14 +97,13 @@ def listing(visit: Visit) -> Response:
     desk, words, status = _desk(visit), visit.asked("q").lower(), visit.asked("status", 20)
     problems = desk.receive()
     ids = [one for one in desk.ids() if not status or desk.status(one) == status]
-    found = page_of(ids, visit.page_number(), {"status": status, "q": visit.asked("q")})
     if words:
-        rows = [row for row in (_row(desk, one) for one in ids) if words in f"{row['id']} {row['said']}".lower()]
-        found = page_of(rows, visit.page_number(), {"status": status, "q": visit.asked("q")})
+        ids = [one for one in ids if words in f"{one} {_row(desk, one)['said']}".lower()]
+    found = page_of(ids, visit.page_number(), {"status": status, "q": visit.asked("q")})
     return visit.show(
         "submissions.html",
         submissions=found,
-        rows=found.rows if words else [_row(desk, one) for one in found.rows],
+        rows=[_row(desk, one) for one in found.rows],
         problems=[plain_line(text) for text in problems],
         statuses=STATUSES,
         status=status,

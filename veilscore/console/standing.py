@@ -87,10 +87,9 @@ def _jobs_chart(jobs: list[SeenJob], told: Callable[[str], str]) -> Chart | None
 
 def warnings(visit: Visit) -> list[str]:
     """Return what an operator should look at; each is a text of the catalogue with its figure put in."""
-    home, told = visit.desk.home, []
-    for one in findings(home.path, home.config, home.federation):
-        values = {name: visit.locale.size(of) if name == "free" else of for name, of in one.values.items()}
-        told.append(visit.told(one.text) % values)
+    home = visit.desk.home
+    found = findings(home.path, home.config, home.federation)
+    told = [visit.told(one.text) % one.figures(visit.locale.size) for one in found]
     waiting = len(visit.desk.store.not_logged())
     if waiting and running_pid(home.path) is None:
         told.append(

@@ -178,16 +178,21 @@ class ConsoleStore:
         return None if row is None else (bytes(row[0]), bytes(row[1]))
 
     def forget_passkey(self, person: str, credential: bytes) -> bool:
-        """Remove one passkey of a person; return whether there was one."""
-        query = "DELETE FROM passkeys WHERE person = ? AND credential = ? RETURNING 1"
-        return bool(self._all(query, person, credential))
+        """Remove one passkey of a person, and the vouch for it; return whether there was one."""
+        with self._lock, self._told(), transaction(self._db):
+            query = "DELETE FROM passkeys WHERE person = ? AND credential = ?"
+            known = bool(self._db.execute(query, (person, credential)).rowcount)
+            self._db.execute(_UNKNOWN_VOUCHES)
+            return known
 
     def forget(self, person: str) -> int:
-        """Remove all passkeys, invitations and sessions of a person; return how many passkeys there were."""
+        """Remove all passkeys, vouches, invitations and sessions of a person; return how many passkeys there were."""
         with self._lock, self._told(), transaction(self._db):
             for table in ("invitations", "sessions"):
                 self._db.execute(f"DELETE FROM {table} WHERE person = ?", (person,))  # noqa: S608 - fixed words
-            return self._db.execute("DELETE FROM passkeys WHERE person = ?", (person,)).rowcount
+            count = self._db.execute("DELETE FROM passkeys WHERE person = ?", (person,)).rowcount
+            self._db.execute(_UNKNOWN_VOUCHES)
+            return count
 
     def people(self) -> dict[str, tuple[int, float | None]]:
         """Return how many passkeys each person has, and when one was used last."""
@@ -274,6 +279,7 @@ class ConsoleStore:
         self._all("UPDATE acts SET logged = 1 WHERE number = ?", number)
 
 
+_UNKNOWN_VOUCHES = "DELETE FROM vouches WHERE credential NOT IN (SELECT credential FROM passkeys)"
 _PASSKEY = "credential, person, public_key, sign_count, made_s, used_s"
 
 

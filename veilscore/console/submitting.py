@@ -23,18 +23,13 @@ from veilscore.terms.people import MODELLER
 from veilscore.v1 import control_pb2 as pb
 
 SUBMITS = frozenset({MODELLER})
-HEADS = tuple(  # of the plan's tables
-    map(
-        noted,
-        (
-            noted("Parties"), noted("Steps"), noted("Who learns what"), noted("Parameters"), noted("party"),
-            noted("role"), noted("data set"), noted("approval"), noted("step"), noted("parties"), noted("the bank"),
-            noted("how much of a firm"), noted("a holder"), noted("the coordinator"), noted("opened, noised"),
-            noted("rows"), noted("mu"), noted("of mu squared"), noted("bads held out"), noted("wall s"),
-            noted("sent MB"), noted("Estimated cost (2 cores, local network)"), noted("what"), noted("value"),
-            noted("Noise of the curve, at most about"),
-        ),
-    )
+HEADS = (  # of the plan's tables
+    noted("Parties"), noted("Steps"), noted("Who learns what"), noted("Parameters"), noted("party"),
+    noted("role"), noted("data set"), noted("approval"), noted("step"), noted("parties"), noted("the bank"),
+    noted("how much of a firm"), noted("a holder"), noted("the coordinator"), noted("opened, noised"),
+    noted("rows"), noted("mu"), noted("of mu squared"), noted("bads held out"), noted("wall s"),
+    noted("sent MB"), noted("Estimated cost (2 cores, local network)"), noted("what"), noted("value"),
+    noted("Noise of the curve, at most about"),
 )  # fmt: skip
 
 

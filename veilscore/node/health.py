@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,13 +25,17 @@ LITTLE_DISK = 1 << 30
 class HealthFinding:
     """One thing to look at.
 
-    text : with places for the figures, as the console's catalogues have it; `free` is in bytes.
+    text : with places for the figures, as the console's catalogues have it.
     critical : whether the node does not do its work, or soon will not.
     """
 
     text: str
     critical: bool
     values: Mapping[str, int] = field(default_factory=dict)
+
+    def figures(self, size: Callable[[int], str]) -> dict[str, int | str]:
+        """Return what goes into the places; size : writes a number of bytes."""
+        return {name: size(value) if name == "free" else value for name, value in self.values.items()}
 
 
 def findings(home: Path, config: NodeConfig, federation: Federation) -> list[HealthFinding]:

@@ -271,7 +271,7 @@ def _charges(plan: JobPlan) -> Iterator[PlanPart]:
         yield _table(title, ("step", "opened, noised", "rows", "mu", "of mu squared"), rows)
         yield f"Together mu {math.sqrt(whole):.2f}: {in_words(math.sqrt(whole))}."
         if isinstance(job.parameters, Sampled) and job.parameters.rows == "firm_dates":
-            yield (_dates(job.parameters))
+            yield _dates(job.parameters)
         for holder in holders:
             yield f"{holder}: {_account(plan, holder, whole)}"
 
