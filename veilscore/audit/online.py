@@ -108,8 +108,8 @@ class OnlineAudit:
         if record.request != one.request:
             raise Differs(f"what the bank kept is of another request than {one.holder} logged")
         answers = [
-            self._kept.answer(one, pb.PreparedSpare, f"{one.commitment}.spare"),
-            self._kept.answer(one, pb.EncryptedRecord, f"{place}.reply"),
+            self._kept.prepared(one, f"{one.commitment}.spare"),
+            self._kept.reply(one, place),
         ]
         secrets = Secrets(record.opening, self._kept.public_keys(one.holder, one.keys))
         model, job = self._kept.model(one.model, one.holder)

@@ -91,7 +91,7 @@ class DecisionReplay:
             raise Differs(f"what the bank kept is of another request or decision than {one.holder} logged")
         filed, job = self._kept.decision(one.decision, one.holder)
         asked = self._asked(filed, record, one.holder)
-        reply = self._kept.answer(one, pb.EncryptedRecord, f"{name}.reply")
+        reply = self._kept.reply(one, name)
         spares = self._spares(one, filed, record, asked)
         told = f"decision {one.decision[:16]}..., which {one.holder} was told{_hints(record)}"
         part = replay(_one_part(record, filed, one.holder, asked, spares), Exchange(one, [reply], told))
@@ -164,7 +164,7 @@ class DecisionReplay:
             if said.part != pin.maps[one.holder] + pin.trees.get(one.holder, ""):
                 raise Differs(f"measure {measure}: {one.holder} was asked for another part than the decision's")
             name = f"{decision_name(one.request, one.holder)}.{measure}.spare"
-            answer = self._kept.answer(one, pb.PreparedSpare, name)
+            answer = self._kept.prepared(one, name)
             secrets = Secrets(opening, self._kept.public_keys(one.holder, said.keys))
             told = f"measure {measure} of decision {one.decision[:16]}...{hint(opening)}"
             role = bank_spares(secrets, side, side.cells.size, opening.id, opening.n_spares)
