@@ -118,4 +118,4 @@ def audit(
     logs = witnessed(homes, *holders)
     made_by = {one.model: {"job": frozenset(HOLDERS)} for one in logs.opened} if trained else {}
     found = OnlineAudit(bank or homes / "bank", logs.opened, made_by, logs.circuits)
-    return [found.finding(one) for one in (*logs.opened, *logs.circuits)]
+    return found.findings([*logs.opened, *logs.circuits])

@@ -14,6 +14,7 @@ from functools import cached_property
 
 from veilscore.audit.online_kept import (
     Exchange,
+    Latest,
     OnlineKept,
     Secrets,
     check_transfers,
@@ -68,7 +69,7 @@ class _Part:
 
 
 class DecisionReplay:
-    """Runs the bank's role of decisions again.
+    """Runs the bank's role of decisions again; `part` gives that at one holder, once for those looked at last.
 
     kept : what the bank kept; opened : all parts in holders' logs.
     """
@@ -76,15 +77,10 @@ class DecisionReplay:
     def __init__(self, kept: OnlineKept, opened: Iterable[PartOpened]) -> None:
         self._kept, self._opened = kept, [one for one in opened if isinstance(one, PartsOpened)]
         self._sides: dict[str, ModelSides] = {}
-        self._again: dict[int, _Part] = {}  # by opening: a part is looked at for itself, and for its circuit
-
-    def part(self, one: PartsOpened) -> _Part:
-        """Run the bank's role at one holder again, once; raises Differs or Unknown."""
-        if id(one) not in self._again:
-            self._again[id(one)] = self._part(one)
-        return self._again[id(one)]
+        self.part = Latest(self._part)  # a part is looked at for itself, and for its circuit
 
     def _part(self, one: PartsOpened) -> _Part:
+        """Run the bank's role at one holder again; raises Differs or Unknown."""
         name = decision_name(one.request, one.holder)
         record = self._kept.record(one, name, DecisionRecord)
         if (record.request, record.decision) != (one.request, one.decision):
@@ -191,9 +187,6 @@ def _one_part(
     )
     of = BankRequest(
         ask=ask,
-        sides={},
-        take_spare=none_made,
-        make_spare=none_made,
         pool=none_made,
         decision=replace(asked, take_spare=lambda _, measure: spares[measure]),
     )

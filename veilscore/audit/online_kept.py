@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 import numpy as np
 from google.protobuf.message import DecodeError, Message
@@ -51,7 +51,28 @@ from veilscore.wire.protocol import Protocol
 D = TypeVar("D", bound=Document)
 M = TypeVar("M", bound=Message)
 L = TypeVar("L", ShareOpened, PartsOpened)
+K, R = TypeVar("K"), TypeVar("R")
+_PARTS_KEPT = 64
 _NOT_LOGGED = (pb.OpenedPartial, pb.Empty)  # nothing that the bank sends follows from them
+
+
+class Latest(Generic[K, R]):
+    """Works something out for what is looked at, and keeps what came out for those looked at last.
+
+    A request has few parts: an audit of a year holds no more of them in memory than one of a day.
+    """
+
+    def __init__(self, work: Callable[[K], R], most: int = _PARTS_KEPT) -> None:
+        self._work, self._most = work, most
+        self._found: dict[int, tuple[K, R]] = {}
+
+    def __call__(self, one: K) -> R:
+        """Return what comes out, worked out or kept; what it raises is not kept."""
+        kept = self._found.pop(id(one), None)
+        self._found[id(one)] = (one, self._work(one)) if kept is None else kept
+        if len(self._found) > self._most:
+            del self._found[next(iter(self._found))]
+        return self._found[id(one)][1]
 
 
 class Exchange:

@@ -124,8 +124,8 @@ def _audited_online(home: Path, witnesses: Witnesses, scores: list[PartOpened], 
 
     online = OnlineAudit(home, witnesses.opened, witnesses.made_by, witnesses.circuits)
     banks = {one.bank for one in scores}
-    found = [online.finding(one) for one in scores if one.request in requests]
-    return found + [online.finding(c) for c in witnesses.circuits if c.bank in banks and c.request in requests]
+    parts = [one for one in scores if one.request in requests]
+    return online.findings([*parts, *(c for c in witnesses.circuits if c.bank in banks and c.request in requests)])
 
 
 def _bank_of(home: Path) -> str | None:

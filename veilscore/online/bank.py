@@ -307,11 +307,8 @@ class OnlineBank:
             bank_score(
                 BankRequest(
                     ask=ask,
-                    sides={},
                     decision=asked_of(held, own, self._stock, limit_s / 2),
                     limit_s=limit_s,
-                    take_spare=lambda _: None,
-                    make_spare=lambda holder, lost: self._stock.made_spare(holder, held.models[holder], limit_s, lost),
                     pool=self._stock.pools.take,
                     drop_pool=self._stock.pools.drop,
                     opened_before=partial(self._opened_before, of),
