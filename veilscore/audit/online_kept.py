@@ -51,7 +51,8 @@ from veilscore.wire.protocol import Protocol
 D = TypeVar("D", bound=Document)
 M = TypeVar("M", bound=Message)
 L = TypeVar("L", ShareOpened, PartsOpened)
-K, R = TypeVar("K"), TypeVar("R")
+K = TypeVar("K")
+R = TypeVar("R")
 _PARTS_KEPT = 64
 _NOT_LOGGED = (pb.OpenedPartial, pb.Empty)  # nothing that the bank sends follows from them
 
