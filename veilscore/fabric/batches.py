@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Generic, TypeVar
@@ -92,12 +93,13 @@ class _Deadlines:
         self._expire = expire
         self._ends: dict[int, float] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._due_s = math.inf  # by the timer
 
     def add(self, number: int, limit_s: float) -> None:
         """Have a call end after so many seconds, at once where that is no positive number."""
         end_s = asyncio.get_running_loop().time() + (min(limit_s, _LONGEST_S) if limit_s > 0 else 0.0)
         self._ends[number] = end_s
-        if self._timer is None or end_s < self._timer.when():
+        if end_s < self._due_s:
             self._set(end_s)
 
     def remove(self, number: int) -> None:
@@ -113,10 +115,10 @@ class _Deadlines:
     def _set(self, end_s: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_at(end_s, self._due)
+        self._timer, self._due_s = asyncio.get_running_loop().call_at(end_s, self._due), end_s
 
     def _due(self) -> None:
-        self._timer, now_s = None, asyncio.get_running_loop().time()
+        self._timer, self._due_s, now_s = None, math.inf, asyncio.get_running_loop().time()
         for number in [number for number, end_s in self._ends.items() if end_s <= now_s]:
             del self._ends[number]
             self._expire(number)
