@@ -16,12 +16,12 @@ from party_bank.book import Book
 from party_bank.firms import put_firms
 from party_bank.offers import secret_of
 from party_bank.portal.entry import codes_of
-from party_bank.portal.owner import PortalHome
-from party_bank.portal.serve import desk_of, portal_of, site_of
+from party_bank.portal.owner import PortalHome, site_of
+from party_bank.portal.serve import desk_of, portal_of
 from party_bank.portal.store import OwnerStore
 from veilscore.console.link import NodeLink
 from veilscore.console.passkeys import Passkeys
-from veilscore.console.serve import hosts_of
+from veilscore.console.running import hosts_of
 from veilscore.console.site import application
 from veilscore.files.home_key import home_key
 from veilscore.models.decided import FiledDecision

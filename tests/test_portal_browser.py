@@ -22,7 +22,8 @@ from party_bank.book import Book
 from party_bank.book_check import check_book
 from party_bank.book_tables import CONSENTS, CONTRACTS, DECISIONS
 from party_bank.portal.consents import OWNER
-from party_bank.portal.serve import RunningPortal, link_for
+from party_bank.portal.links import link_for
+from party_bank.portal.serve import RunningPortal
 from veilscore.evidence.log import LOG_FILE, scan
 from veilscore.node.founding import free_ports
 from veilscore.release.revocations import RevocationLists

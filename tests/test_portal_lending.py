@@ -17,7 +17,7 @@ from trial_federation import make_homes
 from party_bank import campaigns
 from party_bank.book_check import check_book
 from party_bank.book_tables import APPLICATIONS, CONSENTS, CONTRACTS, DECISIONS, DRAWS, HISTORY, OFFERS
-from party_bank.firms import note_consent
+from party_bank.firms import note_consent, withdraw_consent
 from party_bank.portal import consents as service
 from party_bank.portal.consents import AGREED
 from party_bank.portal.credit_pages import plan_of
@@ -139,6 +139,19 @@ def test_a_withdrawal_is_in_the_book_and_the_issuer_s_list_and_binds_that_firm_a
     assert opened.pushed[-1] > 0
     assert "First your consent" in browser.get("/apply/flow").text
     assert "First your consent" not in other.get("/apply/flow").text
+
+
+def test_a_withdrawal_by_the_bank_s_people_is_signed_while_the_portal_runs(opened):
+    consents = opened.portal.consents
+    agree(opened.browser(OURS), "renewal")
+    consents.catch_up(opened.book)
+    assert consents.withdrawals() is None
+    assert withdraw_consent(opened.book, OURS, "renewal", "lin") == 1
+    consents.catch_up(opened.book)
+    (row,), found = opened.book.rows(sa.select(CONSENTS)), read_revocations(consents.withdrawals(), known(opened))
+    assert found.revoked == {row["document"]}
+    consents.catch_up(opened.book)
+    assert read_revocations(consents.withdrawals(), known(opened)).number == found.number, "nothing is new"
 
 
 def claim_scope(purpose):

@@ -50,7 +50,7 @@ class ConsentPages:
     def overview(self, visit: Visit) -> Response:
         """Show all consents, those that may be given, and how to end everything."""
         owner = self._portal.owner(visit)
-        with self._portal.open.book.writing("portal") as entry:  # it only reads
+        with self._portal.open.book.reading() as entry:
             rows = entry.rows(sa.select(CONSENTS).where(CONSENTS.c.firm == owner.firm).order_by(CONSENTS.c.id.desc()))
             now_s = entry.at_s
             standing = {one: self._portal.consents.standing(entry, owner.firm, one) for one in GIVEN_HERE}
@@ -75,7 +75,7 @@ class ConsentPages:
         """Show what a consent for a purpose says, in plain words, before anything is asked of anybody."""
         owner, purpose = self._portal.owner(visit), self._purpose(visit)
         terms = self.terms(purpose)
-        with self._portal.open.book.writing("portal") as entry:  # it only reads
+        with self._portal.open.book.reading() as entry:
             standing = self._portal.consents.standing(entry, owner.firm, purpose)
             query = sa.select(CONSENTS).where(CONSENTS.c.firm == owner.firm, CONSENTS.c.purpose == purpose)
             rows = entry.rows(query.order_by(CONSENTS.c.id.desc()))

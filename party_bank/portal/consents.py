@@ -93,6 +93,7 @@ class OwnerConsents:
         self.issuer = None if folder is None else Issuer.load(folder)
         self._one = threading.Lock()  # of all that signs: the issuer's lists are read, extended and written
         self._behind = True  # whether the book may have withdrawals that the issuer's list lacks
+        self._seen: Row | None = None  # how many withdrawals the book had when the list was last brought up to it
 
     def give(self, book: Book, terms: ConsentTerms, firm: str) -> str:
         """Sign an owner's yes and return the consent's id; where one is valid and unused, that one's.
@@ -147,10 +148,18 @@ class OwnerConsents:
         return len(rows)
 
     def catch_up(self, book: Book) -> None:
-        """Sign what owners took back and could not be signed: a process was killed, or the folder was not there."""
-        if self.issuer is not None and self._behind:
+        """Sign what was taken back and is not in the issuer's list yet.
+
+        A process was killed, the folder was not there, or the bank's people noted it (`veilscore bank book consents`).
+        """
+        if self.issuer is None:
+            return
+        ended: sa.Select[Any] = sa.select(sa.func.count().label("n"), sa.func.max(CONSENTS.c.revoked_s).label("last"))
+        now = book.rows(ended.where(CONSENTS.c.revoked_s.is_not(None)))[0]
+        if self._behind or now != self._seen:
             with self._one:
-                self._revoke(book, None)
+                self._revoke(book, None, again=self._behind)
+            self._seen = now
 
     def standing(self, entry: BookEntry, firm: str, purpose: str) -> Row | None:
         """Return the consent that is valid now and has not served its one request; None without one."""
@@ -231,8 +240,11 @@ class OwnerConsents:
                 return signed
         return None
 
-    def _revoke(self, book: Book, firm: str | None) -> None:
-        """Put all that was taken back, of one firm or all, into the issuer's list, and keep it for holders."""
+    def _revoke(self, book: Book, firm: str | None, *, again: bool = False) -> None:
+        """Put all that was taken back, of one firm or all, into the issuer's list, and keep it for holders.
+
+        again : also where nothing is new, since a list that was signed before may not have been kept.
+        """
         if self.issuer is None:
             return
         behind, self._behind = self._behind, True
@@ -252,7 +264,7 @@ class OwnerConsents:
                 act["content"]["purpose"] == _ALL or ended.get(act["firm"], False)
             )
         firms = {one for one, is_ended in ended.items() if is_ended} - self.issuer.revoked_firms()
-        if ids or firms or (firm is None and (known or self.issuer.revoked_firms())):
+        if ids or firms or (again and (known or self.issuer.revoked_firms())):
             self._keep(self.issuer.revoke(*sorted(ids), firms=sorted(firms)))
         self._behind = behind and firm is not None  # another firm's may still wait
 

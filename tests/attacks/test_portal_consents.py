@@ -20,7 +20,7 @@ from party_bank.book_tables import CONSENTS, CONTRACTS, HISTORY
 from party_bank.portal import consents as service
 from party_bank.portal import pushes
 from party_bank.portal.consents import AGREED
-from party_bank.portal.serve import link_for
+from party_bank.portal.links import link_for
 from veilscore.errors import BookError, StateError
 from veilscore.release.consent import claim_of, commit_one, read_revocations
 from veilscore.release.issuer import Issuer
