@@ -130,7 +130,7 @@ def test_a_link_of_the_command_line(tmp_path):
 
 
 def test_an_account_manager_lets_the_owner_of_an_own_firm_in_once(tmp_path):
-    home = portal_home(make_homes(tmp_path), names=["portal.example"])
+    home = portal_home(make_homes(tmp_path))
     with_people(home, {one: ["account_manager"] for one in ("lin", "wang")}, per_minute=100_000)
     console, portal = OpenedConsole(home), OpenedPortal(home)
     portal.now_s = time.time()
@@ -141,7 +141,7 @@ def test_an_account_manager_lets_the_owner_of_an_own_firm_in_once(tmp_path):
         assert wang.post(f"/firms/{OURS}/link").status == 403
         page = lin.post(f"/firms/{OURS}/link").text
         assert (page.count("<svg"), "<script>alert" in page) == (1, False)
-        secret = re.search(r"https://portal.example:7446/enter#([\w-]+)<", page).group(1)
+        secret = re.search(r"https://localhost:7446/enter#([\w-]+)<", page).group(1)
         owner = portal.browser()
         assert [owner.post("/enter", number="", secret=secret).status for _ in range(2)] == [303, 422]
         shown = owner.get("/me").text

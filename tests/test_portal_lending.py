@@ -17,7 +17,7 @@ from trial_federation import make_homes
 from party_bank import campaigns
 from party_bank.book_check import check_book
 from party_bank.book_tables import APPLICATIONS, CONSENTS, CONTRACTS, DECISIONS, DRAWS, HISTORY, OFFERS
-from party_bank.firms import note_consent, withdraw_consent
+from party_bank.firms import note_consent, report_consents, withdraw_consent
 from party_bank.portal import consents as service
 from party_bank.portal.consents import AGREED
 from party_bank.portal.credit_pages import plan_of
@@ -26,6 +26,7 @@ from veilscore.errors import BookError, PeerError
 from veilscore.files.home_key import home_key
 from veilscore.release.consent import Signed, claim_of, commit_one, read_consent, read_revocations
 from veilscore.release.issuer import Issuer
+from veilscore.reports.section_fields import section_fields
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +115,32 @@ def test_a_yes_that_was_killed_is_finished_and_signs_once(opened, monkeypatch, a
     assert agree(browser, "application").status == 303
     assert len(list(issued.glob("*.json"))) == len(tokens(opened)) == 1
     assert len(opened.book.rows(sa.select(HISTORY).where(HISTORY.c.event == AGREED))) == 1
+
+
+def test_a_consent_to_reports_lists_each_field_and_serves_until_it_ends(made, tmp_path):
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    asked = {"holders": ["tax", "court"], "fields": ["tax.turnover", "tax.late_filings"]}
+    opened = OpenedPortal(portal_home(tmp_path, report=asked))
+    try:
+        browser = opened.browser(OURS)
+        assert 'href="/consents/report"' in browser.get("/consents").text
+        page = browser.get("/consents/report").text
+        published = section_fields().fields
+        assert all(published[one].en in page for one in asked["fields"])
+        form = {"terms": hidden(page, "terms"), "agree": "yes"}
+        assert [browser.post("/consents/report/give", **form).status for _ in range(2)] == [303, 303]
+        (path,) = tokens(opened)
+        found = read_consent(Signed.from_text(path.read_text(), "x"), known(opened))
+        scope = found.scope
+        assert (scope.purpose, scope.tasks, scope.bank, found.once) == ("report", ("report_section",), "bank", False)
+        assert (list(scope.holders), list(scope.fields)) == (asked["holders"], asked["fields"])
+        assert report_consents(opened.book, OURS) == [found.id]
+        assert report_consents(opened.book, THEIRS) == []
+        browser.post("/consents/report/withdraw")
+        assert report_consents(opened.book, OURS) == []
+        assert found.id in read_revocations(opened.portal.consents.withdrawals(), known(opened)).revoked
+    finally:
+        opened.close()
 
 
 def test_a_withdrawal_is_in_the_book_and_the_issuer_s_list_and_binds_that_firm_alone(opened):
