@@ -209,8 +209,8 @@ class OwnerConsents:
 
     def _scope(self, terms: ConsentTerms, now_s: float) -> Scope:
         if terms.fields:
-            days = {"not_before_s": now_s, "expires_s": now_s + terms.days * _DAY_S}
-            return Scope(REPORT, (SECTION,), terms.bank, holders=terms.holders, fields=terms.fields, **days)
+            until_s = now_s + terms.days * _DAY_S
+            return Scope(REPORT, (SECTION,), terms.bank, (), now_s, until_s, holders=terms.holders, fields=terms.fields)
         return Scope(
             terms.purpose,
             ("decide",),
@@ -256,9 +256,8 @@ class OwnerConsents:
                 continue
             signed = Signed.from_text(read_text(path, "consent"), str(path))
             found: Consent = read_consent(signed, {issuer.name: issuer.public_key})
-            scope = found.scope
-            named = scope.purpose, scope.bank, list(scope.models), sorted(scope.holders), scope.bits
-            named = (*named, sorted(scope.fields))
+            of = found.scope
+            named = of.purpose, of.bank, list(of.models), sorted(of.holders), of.bits, sorted(of.fields)
             if found.kind == "token" and named == wanted and found.covers_one(firm):
                 return signed
         return None
