@@ -49,8 +49,9 @@ class PortalTown:
         (self.bank / "bank.yaml").write_text(yaml.safe_dump(SETTINGS | more))
         self.book = Book.of_home(self.bank, lending_settings())
         steps = expected(homes, "admit")
-        good = [firm for firm in add_known_firms(homes, self.book, 60) if steps[firm] >= 3]
-        self.firms = dict(zip((*LANGUAGES, "withdraws", "axe", "script"), good, strict=False))
+        good = [firm for firm in add_known_firms(homes, self.book, 1000) if steps[firm] >= 3]
+        names = (*LANGUAGES, "withdraws", "axe", "script")
+        self.firms = dict(zip(names, good[: len(names)], strict=True))
 
     @contextmanager
     def running(self):

@@ -33,6 +33,7 @@ from veilscore.console.limits import RateLimit
 from veilscore.console.page import ANYBODY, Page
 from veilscore.console.store import ConsoleSession
 from veilscore.errors import IdentityError, RefusedError, StateError, VeilscoreError
+from veilscore.fabric.traces import span
 from veilscore.fabric.watches import described
 from veilscore.terms.console import ConsoleConfig
 
@@ -88,11 +89,15 @@ class PageGuard:
     async def _serve(self, request: Request, page: Page | None, status: int = 405) -> Response:
         began_s, request_id = time.monotonic(), secrets.token_hex(8)
         visit = Visit(self._desk, request, request_id, self._language(request))
-        response = await self._answered(visit, page, status)
+        path = "" if page is None else page.path
+        with span(f"{request.method[:10]} {path or 'no page'}", request=request_id) as traced:
+            response = await self._answered(visit, page, status)
+            if traced is not None:
+                traced.set_attribute("http.response.status_code", response.status_code)
         for name, value in HEADERS.items():
             response.headers.setdefault(name, value)
         response.headers["x-request-id"] = request_id
-        path, took_s = "" if page is None else page.path, time.monotonic() - began_s
+        took_s = time.monotonic() - began_s
         self._desk.requests.add(path, page.method if page is not None else "", response.status_code, took_s)
         self._desk.log.info(
             "request",

@@ -20,9 +20,11 @@ from veilscore.console.store import ConsoleStore
 from veilscore.errors import ConfigError
 from veilscore.fabric.https import HttpsPlace, HttpsServer
 from veilscore.fabric.process import log_to
+from veilscore.fabric.traces import tracing
 from veilscore.files.private import check_private, keep_private
 from veilscore.online.door_callers import server_files
 from veilscore.terms.console import ConsoleConfig
+from veilscore.terms.node_config import load_node_config
 
 _LOOK_S = 0.5  # for people whose certificates came, and the clock in the headers
 _GRACE_S = 2.0
@@ -149,7 +151,9 @@ def serve_site(home: Path, log: str, made: Callable[[Path], S], told: Callable[[
             told(site)
             await stopped.wait()
 
-    asyncio.run(work())
+    config = load_node_config(home)
+    with tracing(config.traces, config.name, log.removesuffix(".log")):
+        asyncio.run(work())
 
 
 def hosts_of(config: ConsoleConfig, port: int) -> frozenset[str]:
