@@ -48,6 +48,7 @@ WORDS = (
     noted("firm"), noted("own data"), noted("lines"), noted("offers"), noted("applications"),
     noted("contracts"), noted("exposure"), noted("room"), noted("decisions"), noted("consents"),
     noted("bits left"), noted("alarms"), noted("renewals"), noted("reports"), noted("active"), noted("true"),
+    noted("name"), noted("industry"), noted("region"), noted("manager"),
     noted("false"), noted("other"), noted("filed"), noted("confirmed"), noted("not confirmed"),
 )  # fmt: skip
 

@@ -17,7 +17,7 @@ from party_bank.book import Book
 from party_bank.book_tables import LINES, OFFERS
 from party_bank.offers import look, sha256_of
 from party_bank.portal.owner import OWNERS, PASSKEY, Owner, OwnerError, Portal, for_owners
-from party_bank.portal.store import FORGOTTEN, LINK, LINK_MADE
+from party_bank.portal.store import COMMAND, FORGOTTEN, LINK, LINK_MADE
 from veilscore.console.desk import Visit
 from veilscore.console.entry import begin, choose_language, finished_entry, logout, safe_path, with_challenge
 from veilscore.console.guard import ENTRY_COOKIE
@@ -134,7 +134,8 @@ class EntryPages:
             sessions=store.sessions(visit.person),
             may_add=self.may_add(visit, owner),
             ways_in=[
-                (at_s, _WAYS[act], "" if who == visit.person else who) for at_s, act, who in store.ways_in(visit.person)
+                (at_s, _WAYS[act], "" if who in {visit.person, COMMAND} else who)
+                for at_s, act, who in store.ways_in(visit.person)
             ],
         )
 

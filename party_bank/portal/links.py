@@ -9,10 +9,8 @@ from pathlib import Path
 from party_bank.console.open_book import OpenBook
 from party_bank.portal.entry import codes_of
 from party_bank.portal.owner import PortalHome, site_of
-from party_bank.portal.store import FORGOTTEN, LINK_MADE, OwnerStore
+from party_bank.portal.store import COMMAND, FORGOTTEN, LINK_MADE, OwnerStore
 from veilscore.errors import ConfigError
-
-COMMAND = "(command line)"
 
 
 def link_for(home: Path, firm: str, hours: float, actor: str = COMMAND) -> tuple[str, int]:

@@ -17,6 +17,7 @@ from veilscore.release.pseudonyms import firm_digest
 FOLDER = "portal"
 LINK = "link"  # how a session was entered; by an offer's code, the offer's number stands there
 _PASSKEY_HOURS = 0.1
+COMMAND = "(command line)"  # who makes a link there, as acts call it
 LINK_MADE, FORGOTTEN = "portal: make a link", "portal: forget"
 WAYS_IN = (LINK_MADE, FORGOTTEN, "portal: enter", "portal: make a passkey", "portal: remove a passkey")
 _TABLES = (
