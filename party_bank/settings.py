@@ -207,6 +207,9 @@ class BankSettings(Strict):
         default_factory=dict,
         description="catalogues whose fields a holder tells in sections of reports; not named: that of its own name",
     )
+    section_data: Name = Field(
+        default="main", description="data set of holders of whose variables they write sections, as jobs name it"
+    )
     renewals: RenewalRules = Field(default=RenewalRules(), description="when contracts that end are looked at")
     warnings: WarningRules = Field(default=WarningRules(), description="early warnings: levels, label, tables")
 

@@ -72,7 +72,7 @@ def take(
 def ask(
     firm: FirmArgument,
     *,
-    dataset: Annotated[str, typer.Option("--data", help="Data set of the holders, as in jobs.")] = "main",
+    dataset: Annotated[str, typer.Option("--data", help="Data set of the holders; default: section_data.")] = "",
     home: HomeOption = None,
     federation: FederationOption = None,
 ) -> None:
@@ -90,7 +90,7 @@ def ask(
             async def call(holder: str, message: pb.AskSection) -> pb.WrittenSection:
                 return await node.call(holder, METHOD, message, pb.WrittenSection, CALL_S)
 
-            return await ask_sections(assistant.shelf, call, wanted, documents, dataset)
+            return await ask_sections(assistant.shelf, call, wanted, documents, dataset or bank.settings.section_data)
 
         found = reach(bank.home, work)
     rows = ((one.holder, str(one.fields or ""), one.refusal) for one in found)

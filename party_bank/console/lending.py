@@ -133,7 +133,14 @@ class LendingPages:
         portrait = make_portrait(self._open.book, self._open.settings, firm, visit.desk.home.config)
         own = any(one.name == "manager" and one.value == visit.person for one in portrait.fields)
         lets_in = own and bool(visit.roles & LENDS)
-        return visit.show("bank/firm.html", portrait=portrait, groups=_grouped(portrait), lets_in=lets_in)
+        return visit.show(
+            "bank/firm.html",
+            portrait=portrait,
+            groups=_grouped(portrait),
+            lets_in=lets_in,
+            reported=any(one.group == "reports" for one in portrait.fields),
+            works=bool(visit.roles & LENDS),
+        )
 
     # --- applications ------------------------------------------------------------------------------------------------
 
