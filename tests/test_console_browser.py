@@ -45,7 +45,8 @@ class Town:
     def __init__(self, folder):
         self.homes = make_homes(folder, tax={"accept": "manual"})
         for party in ("bank", "tax", "coordinator"):
-            with_people(self.homes / party, per_minute=100_000, entries_per_minute=1000)
+            people = PEOPLE | ({"lin": ["account_manager"]} if party == "bank" else {})
+            with_people(self.homes / party, people, per_minute=100_000, entries_per_minute=1000)
         made = [create_identity(folder / name / "identity", name, "operator") for name in ("stella", "all")]
         old = load_federation(self.homes / "federation.yaml")
         known = make_federation(old.name, [*old.members, *(member_of(one.certificate, None) for one in made)])
@@ -237,6 +238,34 @@ def test_a_modeller_plans_a_job_submits_it_and_sees_it_run(town, chromium):
 
 async def until_ledger(town, job_id):
     await until(lambda: town.nodes["tax"].ledger.get(job_id))
+
+
+def test_an_account_manager_works_a_campaign_and_lets_an_owner_in(town, chromium):
+    with visiting(chromium, town, "bank", "lin") as page:
+        page.goto("/campaigns/spring")
+        page.get_by_label("Account manager").select_option("lin")
+        page.get_by_role("button", name="Show").click()
+        page.wait_for_url("**manager=lin**")
+        before = page.get_by_role("button", name="was told").count()
+        page.get_by_role("button", name="was told").first.click()
+        page.wait_for_url("**/campaigns/spring?done=saved")
+        page.goto("/campaigns/spring?manager=lin")
+        assert page.get_by_role("button", name="was told").count() == before - 1
+        page.goto("/applications/w-1")
+        page.get_by_label("Reason").fill("orders were seen")
+        page.get_by_role("button", name="Approve").click()
+        page.wait_for_url("**/applications/w-1?done=saved")
+        page.goto(f"/firms/{FIRM}")
+        page.get_by_role("button", name="Write a report").click()
+        shot(page, SHOTS / "report-made.png")
+        page.get_by_role("link", name="Open the report").click()
+        assert "Jade River" in page.inner_text("body")
+        shot(page, SHOTS / "credit-report.png")
+        page.goto(f"/firms/{FIRM}")
+        page.get_by_role("button", name="Make a link").click()
+        assert page.locator(".code svg").bounding_box()["width"] >= 200
+        shot(page, SHOTS / "owner-link.png")
+        assert "/enter#" in page.inner_text("main")
 
 
 def test_a_steward_reads_code_runs_it_and_releases_what_the_gate_let_pass(town, chromium):

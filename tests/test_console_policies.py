@@ -252,6 +252,7 @@ def screened(bank, name="wide-screen"):
     columns += [
         ScreenedColumn("tax", "judgments.text.term(欠薪).365d", 0.4, None, None, False, "left out by its owner")
     ]
+    columns += [ScreenedColumn("court", "judgments.text.risk(wage_arrears).365d", 0.3, 0.01, 0.0, True, "")]
     body = screening.sealed({"name": name, "job_id": JOB, "purpose": "credit", "columns": screening.to_json(columns)})
     folder = bank.home / "screenings" / name
     folder.mkdir(parents=True)
@@ -262,14 +263,15 @@ def test_the_assistant_says_what_a_screening_found_and_nothing_more(bank):
     screened(bank)
     browser = bank.opened.browser("mo")
     assert "/assistant/screenings/wide-screen" in browser.get("/assistant").text
-    for language, said in (
-        ("en", "words of texts: screened 2; kept 1; such as"),
-        ("zh", "文本词语：筛查 2；保留 1；例如"),
+    for language, said, phrases in (
+        ("en", "words of texts: screened 2; kept 1; such as", "counts phrases such as unpaid wages, wage arrears"),
+        ("zh", "文本词语：筛查 2；保留 1；例如", "统计的措辞例如：拖欠工资, 欠薪"),
     ):
         browser.cookies["__Host-language"] = language
         answer = browser.get("/assistant/screenings/wide-screen")
         assert answer.status == 200, answer.text
         assert said in words(answer.text), words(answer.text)
+        assert phrases in words(answer.text)
         assert HOSTILE not in answer.text
     browser.cookies["__Host-language"] = "en"
     text = browser.get("/assistant/screenings/wide-screen?origin=term&kept=no").text
