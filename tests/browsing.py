@@ -86,7 +86,7 @@ def shot(page, path):
     """Keep a picture of a page, which may not be wider than its window."""
     page.screenshot(path=path, full_page=True)
     wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-    assert wide <= 0, f"{page.url} is wider than the window"
+    assert wide <= 0, f"{page.url} is {wide} wider than the window"
 
 
 def authenticator(page):
