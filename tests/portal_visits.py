@@ -147,5 +147,15 @@ def issuer_of(portal: OpenedPortal) -> Issuer:
 
 def withdrawn(portal: OpenedPortal) -> Revocations:
     """What holders are given, as they verify it."""
+    return read_revocations(portal.portal.consents.withdrawals(), known(portal))
+
+
+def known(portal: OpenedPortal) -> dict[str, str]:
+    """The issuer's public key by its name, as holders list it."""
     issuer = issuer_of(portal)
-    return read_revocations(portal.portal.consents.withdrawals(), {issuer.name: issuer.public_key})
+    return {issuer.name: issuer.public_key}
+
+
+def tokens(portal: OpenedPortal) -> list[Path]:
+    """The tokens in the bank's home."""
+    return sorted((portal.home.path / "consents" / "tokens").glob("*.json"))

@@ -63,6 +63,15 @@ def link(
         )
 
 
+@app.command("list", epilog="Example: veilscore bank portal list --home /srv/bank")
+def sign_list(*, home: HomeOption = None, federation: FederationOption = None) -> None:
+    """Sign one list of all owners who agreed to offers in the portal and are on none yet, before a campaign."""
+    from party_bank.portal.links import list_of_agreed  # noqa: PLC0415 - loads the extra
+
+    number, count = list_of_agreed(find_home(home, federation))
+    console().print(f"{count:,} firms on list {number}" if count else "nobody waits: no list was signed")
+
+
 @app.command("forget", epilog="Example: veilscore bank portal forget 91310000MA1K35TQ6F --home /srv/bank")
 def forget(
     firm: Annotated[str, typer.Argument(help="The firm's id.")],

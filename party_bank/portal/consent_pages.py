@@ -15,7 +15,7 @@ from party_bank.book import Row
 from party_bank.book_check import covers
 from party_bank.book_tables import CONSENTS, DECISIONS
 from party_bank.joint import ASKED, UNKNOWN
-from party_bank.portal.consents import GIVEN_HERE, ConsentTerms, terms_of
+from party_bank.portal.consents import GIVEN_HERE, LISTED, ConsentTerms, terms_of
 from party_bank.portal.owner import OWNERS, OwnerError, Portal, for_owners
 from veilscore.console.desk import Visit
 from veilscore.console.language import noted
@@ -54,12 +54,15 @@ class ConsentPages:
         with self._portal.open.book.reading() as entry:
             rows = entry.rows(sa.select(CONSENTS).where(CONSENTS.c.firm == owner.firm).order_by(CONSENTS.c.id.desc()))
             now_s = entry.at_s
-            standing = {one: self._portal.consents.standing(entry, owner.firm, one) for one in GIVEN_HERE}
+            every = (*GIVEN_HERE, *LISTED)
+            standing = {one: self._portal.consents.standing(entry, owner.firm, one) for one in every}
+            waits = [one for one in LISTED if self._portal.consents.waits(entry, owner.firm, one)]
         return visit.show(
             "consents.html",
             owner=owner,
             consents=[(row, self._state(row, now_s)) for row in rows[:_MOST_ROWS]],
-            wanted=[one for one in GIVEN_HERE if standing[one] is None and self.terms(one) is not None],
+            wanted=[one for one in every if standing[one] is None and one not in waits and self.terms(one) is not None],
+            waits=waits,
             signs=self._portal.consents.issuer is not None,
             purposes=PURPOSE_NAMES,
         )
@@ -80,9 +83,9 @@ class ConsentPages:
             standing = self._portal.consents.standing(entry, owner.firm, purpose)
             query = sa.select(CONSENTS).where(CONSENTS.c.firm == owner.firm, CONSENTS.c.purpose == purpose)
             rows = entry.rows(query.order_by(CONSENTS.c.id.desc()))
-            now_s = entry.at_s
+            now_s, waits = entry.at_s, self._portal.consents.waits(entry, owner.firm, purpose)
         active = [row for row in rows if self._state(row, now_s) in {"valid", "used"} and row["expires_s"] > now_s]
-        if terms is None and not active:
+        if terms is None and not active and not waits:
             raise HTTPException(404)
         return visit.show(
             "consent.html",
@@ -95,6 +98,8 @@ class ConsentPages:
             amounts=() if terms is None else _amounts(terms),
             fields=[] if terms is None else _shown_fields(terms, visit.language),
             standing=standing,
+            waits=waits,
+            listed=purpose in LISTED,
             active=active,
             from_here=self._portal.consents.from_here,
             signs=self._portal.consents.issuer,

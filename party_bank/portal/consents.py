@@ -11,7 +11,7 @@ import json
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -35,10 +35,12 @@ from veilscore.terms.settings import read_text
 
 OWNER = "owner in the portal"  # actor of the book's history
 GIVEN_HERE: tuple[Purpose, ...] = ("application", "renewal", "report")  # on one firm, by its token
+LISTED: tuple[Purpose, ...] = ("proactive",)  # on many firms by one list, which `sign_list` signs
 AGREED, WITHDREW = "agreed", "withdrew"
 WITHDRAWALS = "portal/withdrawals.json"  # the issuer's newest list, as holders are given it
 _ALL = "all"
 _DAY_S = 86_400.0
+_LEAST_DAYS = 14  # that a list is valid: an older yes is asked for anew
 
 
 @dataclass(frozen=True)
@@ -73,9 +75,10 @@ def terms_of(home: Path, bank: str, settings: BankSettings, purpose: str) -> Con
         asked = settings.portal_site.report
         days = settings.portal_site.consent_days.get("report", 90)
         return ConsentTerms(purpose, bank, asked.holders, "", "", (), 0.0, days, measure=False, fields=_fields(asked))
-    if purpose not in GIVEN_HERE or purpose not in settings.decisions:
+    asked_for = (*GIVEN_HERE, *(one for one in LISTED if one in settings.portal_site.consent_days))
+    if purpose not in asked_for or purpose not in settings.decisions:
         raise ConfigError(f"bank.yaml names no decision for {purpose[:40]!r} that the portal asks a consent for")
-    named: Purpose = next(one for one in GIVEN_HERE if one == purpose)
+    named: Purpose = next(one for one in asked_for if one == purpose)
     filed = load_decision(home, settings.decisions[named])
     return ConsentTerms(
         purpose,
@@ -115,7 +118,7 @@ class OwnerConsents:
     def give(self, book: Book, terms: ConsentTerms, firm: str) -> str:
         """Sign an owner's yes and return the consent's id; where one is valid and unused, that one's.
 
-        Raises ConfigError where no issuer signs here.
+        A yes to offers waits for the next list; its id is "" until then. ConfigError where no issuer signs here.
         """
         issuer = self._signs()
         with self._one:
@@ -135,6 +138,8 @@ class OwnerConsents:
             if self.ended(firm):
                 self._behind = True
                 self._keep(issuer.revoke(*self._all_of(firm), lift=[firm]))
+            if terms.purpose in LISTED:
+                return ""
             with book.writing(OWNER) as entry:
                 entry.lock_firm(firm)
                 signed = None if open_act is None else self._signed_before(entry, open_act, firm)
@@ -143,6 +148,51 @@ class OwnerConsents:
                     signed = issuer.token(firm, self._scope(terms, time.time()), once=once)
                 import_consent(self._home, signed, "token", claim_of(signed).id)
                 return self._note(entry, firm, signed)
+
+    def waits(self, entry: BookEntry, firm: str, purpose: str) -> bool:
+        """Return whether a firm agreed to be put on the next list, and is on none yet."""
+        return purpose in LISTED and _unanswered(entry, firm, purpose) is not None
+
+    def sign_list(self, book: Book, terms: ConsentTerms) -> tuple[str, int]:
+        """Sign one list of all owners who agreed to these terms and wait; return its id and how many they are.
+
+        It ends as the earliest of their yeses does; nothing is signed where nobody waits. The bank's home gets it once
+        the book has it, since what the book lacks no withdrawal would end. Raises ConfigError without an issuer.
+        """
+        issuer, now_s = self._signs(), time.time()
+        with self._one:
+            with book.writing(OWNER) as entry:
+                waiting = self._waiting(entry, terms, now_s)
+                signed = None
+                if waiting:
+                    scope = replace(self._scope(terms, now_s), expires_s=min(waiting.values()))
+                    signed = issuer.list(sorted(waiting), scope)
+                    for firm in sorted(waiting):
+                        self._note(entry, firm, signed)
+            noted = CONSENTS.c.purpose == terms.purpose, CONSENTS.c.issuer == issuer.name, CONSENTS.c.expires_s > now_s
+            for row in book.rows(sa.select(CONSENTS.c.document).where(*noted).distinct()):
+                self._import_list(row["document"])  # also what a process that was killed had still to bring
+        return ("", 0) if signed is None else (claim_of(signed).id, len(waiting))
+
+    def _waiting(self, entry: BookEntry, terms: ConsentTerms, now_s: float) -> dict[str, float]:
+        """Return the firms that wait for a list by these terms, each with the end of its yes."""
+        agreed = HISTORY.c.event == AGREED, HISTORY.c.content["purpose"].as_string() == terms.purpose
+        firms = [row["firm"] for row in entry.rows(sa.select(HISTORY.c.firm).where(*agreed).distinct())]
+        ended = self._signs().revoked_firms()
+        found: dict[str, float] = {}
+        for firm in sorted(set(firms) - ended):
+            entry.lock_firm(firm)  # its withdrawal comes before the list, or ends its part of it
+            act = _unanswered(entry, firm, terms.purpose)
+            if act is not None and act["content"]["terms_sha256"] == terms.digest:
+                until_s = act["at_s"] + terms.days * _DAY_S
+                found |= {firm: until_s} if until_s > now_s + _LEAST_DAYS * _DAY_S else {}
+        return found
+
+    def _import_list(self, number: str) -> None:
+        """Bring a list of this issuer into the bank's home, where it is not there."""
+        path = self._signs().folder / "issued" / f"{number}.json"
+        if path.is_file() and not (self._home / "consents" / "lists" / path.name).is_file():
+            import_consent(self._home, Signed.from_text(read_text(path, "consent"), str(path)), "list", number)
 
     def withdraw(self, book: Book, firm: str, purpose: str) -> int:
         """Take back the consents for a purpose, or with "" all and every legal basis; return how many ended by it.

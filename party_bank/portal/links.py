@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from party_bank.console.open_book import OpenBook
+from party_bank.portal.consents import LISTED, OwnerConsents, terms_of
 from party_bank.portal.entry import codes_of
 from party_bank.portal.owner import PortalHome, site_of
 from party_bank.portal.store import COMMAND, FORGOTTEN, LINK_MADE, OwnerStore
@@ -39,6 +40,13 @@ def forget(home: Path, firm: str) -> int:
         count = store.forget(person)
         store.note(COMMAND, FORGOTTEN, person, "done")
         return count
+
+
+def list_of_agreed(home: Path) -> tuple[str, int]:
+    """Sign the list of owners who agreed to offers and wait (`OwnerConsents.sign_list`); return its id and its size."""
+    with _opened(home) as (own, open_, _):
+        consents = OwnerConsents(home, own.name, site_of(own).issuer)
+        return consents.sign_list(open_.book, terms_of(home, own.name, open_.settings, LISTED[0]))
 
 
 @contextmanager
