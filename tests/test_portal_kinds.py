@@ -1,4 +1,4 @@
-"""Consents of the portal that are no single decision's: reports, offers by list; and what the bank's people withdraw."""
+"""Consents of the portal that are no single decision's: to reports, to offers by list; the bank's own withdrawals."""
 
 from __future__ import annotations
 
