@@ -30,6 +30,7 @@ from veilscore.terms.node_config import load_node_config
 pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.timeout(300)]
 SHOTS = ROOT / "build" / "portal"
 LANGUAGES = {"en": "en-GB", "zh": "zh-CN"}
+ASKED = ("/consents/renewal", "/consents/report", "/consents/proactive")
 
 
 class PortalTown:
@@ -41,6 +42,10 @@ class PortalTown:
         self.homes, self.bank = homes, homes / "bank"
         (port,) = free_ports(1)
         site = {"port": port, "issuer": "../consent-portal", "bank_name": "Lotus Bank", "entries_per_minute": 1000}
+        site |= {
+            "report": {"holders": ["tax", "registry"], "fields": ["all"]},
+            "consent_days": {"application": 30, "renewal": 400, "report": 90, "proactive": 180},
+        }
         more = {
             "portal_site": site,
             "renewals": {"from_days": 365, "to_days": 1},
@@ -207,13 +212,15 @@ def test_axe_finds_nothing_serious(town, chromium, tmp_path):
     contract = town.book.rows(CONTRACTS.select().where(CONTRACTS.c.firm == town.firms["en"]))[-1]["number"]
     for scheme in ("light", "dark"):
         for who, paths in (
-            ("axe", ("/", "/apply/flow", "/consents", "/consents/renewal", "/me", "/nothing")),
+            ("axe", ("/", "/apply/flow", "/consents", *ASKED, "/me", "/nothing")),
             ("en", ("/", f"/contracts/{contract}", "/applications/1", "/history")),
             ("", ("/login", "/offer/O0000001")),
         ):
             with on_phone(chromium, town, town.person(who) if who else "", color_scheme=scheme) as page:
                 for path in paths:
                     page.goto(path)
+                    if path in ASKED:
+                        shot(page, SHOTS / f"19-consent-{path.rpartition('/')[2]}-{scheme}.png")
                     if problems := serious(page, axe):
                         found[f"{scheme} {path}"] = problems
     assert found == {}, json.dumps(found, indent=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import sqlalchemy as sa
 from portal_visits import OURS, THEIRS, OpenedPortal, agree, hidden, known, portal_home, tokens, withdrawn
 from trial_federation import make_homes
@@ -9,12 +10,20 @@ from trial_federation import make_homes
 from party_bank.book_tables import CONSENTS
 from party_bank.firms import report_consents, withdraw_consent
 from party_bank.portal.consents import terms_of
+from party_bank.settings import BankSettings
+from veilscore.errors import ConfigError
 from veilscore.release.consent import Signed, commit_one, read_consent
 from veilscore.reports.section_fields import section_fields
 
 
 def test_a_consent_to_reports_lists_each_field_and_serves_until_it_ends(tmp_path):
     asked = {"holders": ["tax", "court"], "fields": ["tax.turnover", "tax.late_filings"]}
+    every = BankSettings(portal_site={"report": {"holders": ["court"], "fields": ["all"]}})
+    of_court = set(section_fields().of_catalogue("court"))
+    assert set(terms_of(tmp_path, "bank", every, "report").fields) == of_court
+    for wrong in ({"holders": ["court"], "fields": ["tax.turnover"]}, {"holders": ["other"], "fields": ["all"]}):
+        with pytest.raises(ConfigError, match=r"portal_site\.report"):
+            terms_of(tmp_path, "bank", BankSettings(portal_site={"report": wrong}), "report")
     opened = OpenedPortal(portal_home(make_homes(tmp_path), report=asked))
     try:
         browser = opened.browser(OURS)

@@ -74,7 +74,8 @@ def terms_of(home: Path, bank: str, settings: BankSettings, purpose: str) -> Con
     if purpose == REPORT and settings.portal_site.report is not None:
         asked = settings.portal_site.report
         days = settings.portal_site.consent_days.get("report", 90)
-        return ConsentTerms(purpose, bank, asked.holders, "", "", (), 0.0, days, measure=False, fields=_fields(asked))
+        fields = _fields(settings, asked)
+        return ConsentTerms(purpose, bank, asked.holders, "", "", (), 0.0, days, measure=False, fields=fields)
     asked_for = (*GIVEN_HERE, *(one for one in LISTED if one in settings.portal_site.consent_days))
     if purpose not in asked_for or purpose not in settings.decisions:
         raise ConfigError(f"bank.yaml names no decision for {purpose[:40]!r} that the portal asks a consent for")
@@ -93,12 +94,19 @@ def terms_of(home: Path, bank: str, settings: BankSettings, purpose: str) -> Con
     )
 
 
-def _fields(asked: ReportConsent) -> tuple[str, ...]:
-    """Return the fields that a consent to reports lists, each once; ConfigError for one that is not published."""
-    published = section_fields().fields
+def _fields(settings: BankSettings, asked: ReportConsent) -> tuple[str, ...]:
+    """Return the fields that a consent to reports lists, each once; ConfigError for one that its holders may not tell."""
+    told = {one for holder in asked.holders for one in settings.sections.get(holder, (holder,))}
+    published = {
+        name: one for catalogue in sorted(told) for name, one in section_fields().of_catalogue(catalogue).items()
+    }
     found = tuple(published) if asked.fields == (EVERY_FIELD,) else tuple(dict.fromkeys(asked.fields))
     if unknown := [name for name in found if name not in published]:
-        raise ConfigError(f"portal_site.report in bank.yaml names {unknown[0][:60]!r}, which is no published field")
+        raise ConfigError(
+            f"portal_site.report in bank.yaml names {unknown[0][:60]!r}, which none of its holders may tell"
+        )
+    if not found:
+        raise ConfigError("portal_site.report in bank.yaml names holders that tell no published field (see `sections`)")
     return found
 
 
