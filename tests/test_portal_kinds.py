@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
+
 import pytest
 import sqlalchemy as sa
 from portal_visits import OURS, THEIRS, OpenedPortal, agree, hidden, known, portal_home, tokens, withdrawn
@@ -79,6 +82,17 @@ def test_owners_who_agree_to_offers_are_on_one_list_until_they_withdraw(tmp_path
         assert {number, one} & withdrawn(opened).revoked, "alone on its list, it ends with it"
         rows = {row["firm"]: row["revoked_s"] is None for row in opened.book.rows(sa.select(CONSENTS))}
         assert rows == {OURS: False, THEIRS: True}
+        later = time.time() + 170 * 86_400
+        with opened.book.writing("test") as entry:
+            entry.at_s = later
+            assert not consents.waits(entry, OURS, terms), "withdrawn"
+        agree_once(ours, "proactive")
+        with opened.book.reading() as entry:
+            assert consents.waits(entry, OURS, terms)
+            assert not consents.waits(entry, OURS, replace(terms, model="other"))
+            entry.at_s = later
+            assert not consents.waits(entry, OURS, terms), "too old for a list: it is asked anew"
+        ours.post("/consents/proactive/withdraw")
         theirs.post("/consents/end", sure="yes")
         assert consents.sign_list(opened.book, terms) == ("", 0)
     finally:

@@ -56,7 +56,7 @@ class ConsentPages:
             now_s = entry.at_s
             every = (*GIVEN_HERE, *LISTED)
             standing = {one: self._portal.consents.standing(entry, owner.firm, one) for one in every}
-            waits = [one for one in LISTED if self._portal.consents.waits(entry, owner.firm, one)]
+            waits = [one for one in LISTED if self._portal.consents.waits(entry, owner.firm, self.terms(one))]
         return visit.show(
             "consents.html",
             owner=owner,
@@ -83,7 +83,7 @@ class ConsentPages:
             standing = self._portal.consents.standing(entry, owner.firm, purpose)
             query = sa.select(CONSENTS).where(CONSENTS.c.firm == owner.firm, CONSENTS.c.purpose == purpose)
             rows = entry.rows(query.order_by(CONSENTS.c.id.desc()))
-            now_s, waits = entry.at_s, self._portal.consents.waits(entry, owner.firm, purpose)
+            now_s, waits = entry.at_s, self._portal.consents.waits(entry, owner.firm, terms)
         active = [row for row in rows if self._state(row, now_s) in {"valid", "used"} and row["expires_s"] > now_s]
         if terms is None and not active and not waits:
             raise HTTPException(404)

@@ -95,7 +95,7 @@ def terms_of(home: Path, bank: str, settings: BankSettings, purpose: str) -> Con
 
 
 def _fields(settings: BankSettings, asked: ReportConsent) -> tuple[str, ...]:
-    """Return the fields that a consent to reports lists, each once; ConfigError for one that its holders may not tell."""
+    """Return the fields that a consent to reports lists, each once; ConfigError for one that no holder may tell."""
     told = {one for holder in asked.holders for one in settings.sections.get(holder, (holder,))}
     published = {
         name: one for catalogue in sorted(told) for name, one in section_fields().of_catalogue(catalogue).items()
@@ -140,7 +140,7 @@ class OwnerConsents:
                 if open_act is not None and open_act["content"]["terms_sha256"] != terms.digest:
                     self._take_back(entry, firm, open_act)  # the owner has read other terms meanwhile
                     open_act = None
-                if open_act is None:
+                if open_act is None or (terms.purpose in LISTED and _until_s(entry, firm, terms) is None):
                     entry.note(AGREED, firm, {**asdict(terms), "terms_sha256": terms.digest})
             self._revoke(book, firm)
             if self.ended(firm):
@@ -157,9 +157,9 @@ class OwnerConsents:
                 import_consent(self._home, signed, "token", claim_of(signed).id)
                 return self._note(entry, firm, signed)
 
-    def waits(self, entry: BookEntry, firm: str, purpose: str) -> bool:
-        """Return whether a firm agreed to be put on the next list, and is on none yet."""
-        return purpose in LISTED and _unanswered(entry, firm, purpose) is not None
+    def waits(self, entry: BookEntry, firm: str, terms: ConsentTerms | None) -> bool:
+        """Return whether a firm agreed to these terms for the next list, and is on none yet."""
+        return terms is not None and terms.purpose in LISTED and _until_s(entry, firm, terms) is not None
 
     def sign_list(self, book: Book, terms: ConsentTerms) -> tuple[str, int]:
         """Sign one list of all owners who agreed to these terms and wait; return its id and how many they are.
@@ -170,7 +170,7 @@ class OwnerConsents:
         issuer, now_s = self._signs(), time.time()
         with self._one:
             with book.writing(OWNER) as entry:
-                waiting = self._waiting(entry, terms, now_s)
+                waiting = self._waiting(entry, terms)
                 signed = None
                 if waiting:
                     scope = replace(self._scope(terms, now_s), expires_s=min(waiting.values()))
@@ -182,7 +182,7 @@ class OwnerConsents:
                 self._import_list(row["document"])  # also what a process that was killed had still to bring
         return ("", 0) if signed is None else (claim_of(signed).id, len(waiting))
 
-    def _waiting(self, entry: BookEntry, terms: ConsentTerms, now_s: float) -> dict[str, float]:
+    def _waiting(self, entry: BookEntry, terms: ConsentTerms) -> dict[str, float]:
         """Return the firms that wait for a list by these terms, each with the end of its yes."""
         agreed = HISTORY.c.event == AGREED, HISTORY.c.content["purpose"].as_string() == terms.purpose
         firms = [row["firm"] for row in entry.rows(sa.select(HISTORY.c.firm).where(*agreed).distinct())]
@@ -190,10 +190,8 @@ class OwnerConsents:
         found: dict[str, float] = {}
         for firm in sorted(set(firms) - ended):
             entry.lock_firm(firm)  # its withdrawal comes before the list, or ends its part of it
-            act = _unanswered(entry, firm, terms.purpose)
-            if act is not None and act["content"]["terms_sha256"] == terms.digest:
-                until_s = act["at_s"] + terms.days * _DAY_S
-                found |= {firm: until_s} if until_s > now_s + _LEAST_DAYS * _DAY_S else {}
+            if (until_s := _until_s(entry, firm, terms)) is not None:
+                found[firm] = until_s
         return found
 
     def _import_list(self, number: str) -> None:
@@ -366,6 +364,15 @@ class OwnerConsents:
 
     def _keep(self, signed: Signed) -> None:
         write_text(self._home / WITHDRAWALS, signed.to_text())
+
+
+def _until_s(entry: BookEntry, firm: str, terms: ConsentTerms) -> float | None:
+    """Return until when a yes to these terms that waits for a list counts; None without one, or one that is too old."""
+    act = _unanswered(entry, firm, terms.purpose)
+    if act is None or act["content"]["terms_sha256"] != terms.digest:
+        return None
+    until_s = float(act["at_s"]) + terms.days * _DAY_S
+    return until_s if until_s > entry.at_s + _LEAST_DAYS * _DAY_S else None
 
 
 def _one_of(signed: Signed, firm: str) -> str:
