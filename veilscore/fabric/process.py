@@ -26,6 +26,7 @@ import structlog
 
 from veilscore.errors import ConfigError, JobError, StateError, VeilscoreError
 from veilscore.fabric.connections import raise_descriptors
+from veilscore.fabric.traces import tracing
 from veilscore.fabric.watches import Watches, described
 from veilscore.files.private import check_private, keep_private, private_file, private_folder
 from veilscore.terms.node_config import load_node_config
@@ -196,7 +197,8 @@ def serve(home: Path | str, open_node: Callable[[Path], Service]) -> None:
         keep_freed_memory()
         raise_descriptors()
         log_to(home)
-        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        config = load_node_config(home)
+        with tracing(config.traces, config.name, "node"), asyncio.Runner(loop_factory=loop_factory()) as runner:
             runner.run(serve_until_stopped(open_node(home), look_less_for_cycles))
 
 
