@@ -25,8 +25,8 @@ from veilscore.fabric.key_watch import KeyWatch
 from veilscore.fabric.step_run import StepRun, parse_session_id, session_id
 from veilscore.fabric.watches import Watches
 from veilscore.files.store import JobStore
+from veilscore.files.unfinished import remove_unfinished
 from veilscore.keys.identity import ROLES
-from veilscore.node.leftovers import remove_unfinished
 from veilscore.protocols.adding import coordinator_add
 from veilscore.terms.federation import Member
 from veilscore.terms.job import Job, check_job_id, parse_job

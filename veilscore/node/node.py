@@ -28,10 +28,11 @@ from veilscore.fabric.key_watch import KeyWatch
 from veilscore.fabric.step_run import StepRun, parse_session_id, session_id
 from veilscore.fabric.watches import Watches
 from veilscore.files.store import JobStore
+from veilscore.files.unfinished import remove_unfinished
 from veilscore.kernels import keep_in
 from veilscore.keys.identity import ROLES
 from veilscore.node.filing import Filing
-from veilscore.node.leftovers import remove_unfinished, settle
+from veilscore.node.leftovers import settle
 from veilscore.node.policy_watch import PolicyWatch
 from veilscore.node.state import LoggedState, counts_of
 from veilscore.online.service import door_side, online_side
