@@ -264,7 +264,7 @@ class GrpcConnection:
             ("grpc.max_reconnect_backoff_ms", 2_000),
         ]
         credentials = grpc.ssl_channel_credentials(roots, key, certificate)
-        self._channel = grpc.aio.secure_channel(member.address, credentials, options)
+        self._channel = grpc.aio.secure_channel(f"dns:///{member.address}", credentials, options)
 
     async def close(self) -> None:
         """Close the connection; calls that run end."""
