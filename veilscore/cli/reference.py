@@ -193,10 +193,11 @@ RiskGroup: {table: cases, of: text, windows: [730d], lexicon: {strike: [strike, 
 ReadingRules: {kinds: {turnover: number, remarks: text}, missing: {"*": ["-"], turnover: [-1]},
   special: {turnover: [-999]}, formats: {opened: "%d/%m/%Y"}, zone: Asia/Shanghai, encoding: gb18030, sheet: firms}
 Federation: {name: trial, members: [{name: tax, role: holder, address: "tax.example.org:7101"}],
-  statements: [{kind: rotate, member: tax}]}
+  statements: [{kind: rotate, member: tax}], signatures: {tax: 30450221009f86d081}}
 Member: {name: tax, role: holder, address: "tax.example.org:7101", fingerprint: *digest, certificate: *pem}
 KeyStatement: {kind: rotate, federation: trial, member: tax, fingerprint: *digest, certificate: *pem,
-  date_ms: 1790000000000, by: tax, signer: *digest, recovery_key: *pem, successor_signature: 30450221009f86d081}
+  date_ms: 1790000000000, address: "tax.example.net:7101", by: tax, signer: *digest, recovery_key: *pem,
+  successor_signature: 30450221009f86d081}
 """)
 
 
