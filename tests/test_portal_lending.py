@@ -11,13 +11,13 @@ from types import SimpleNamespace
 import pytest
 import sqlalchemy as sa
 from bank_trial import SETTINGS, Joint, lend
-from portal_visits import OURS, THEIRS, OpenedPortal, hidden, portal_home
+from portal_visits import OURS, THEIRS, OpenedPortal, agree, hidden, issuer_of, portal_home, withdrawn
 from trial_federation import make_homes
 
 from party_bank import campaigns
 from party_bank.book_check import check_book
 from party_bank.book_tables import APPLICATIONS, CONSENTS, CONTRACTS, DECISIONS, DRAWS, HISTORY, OFFERS
-from party_bank.firms import note_consent
+from party_bank.firms import note_consent, report_consents, withdraw_consent
 from party_bank.portal import consents as service
 from party_bank.portal.consents import AGREED
 from party_bank.portal.credit_pages import plan_of
@@ -25,7 +25,7 @@ from party_bank.portal.pushes import WithdrawalPushes
 from veilscore.errors import BookError, PeerError
 from veilscore.files.home_key import home_key
 from veilscore.release.consent import Signed, claim_of, commit_one, read_consent, read_revocations
-from veilscore.release.issuer import Issuer
+from veilscore.reports.section_fields import section_fields
 
 
 @pytest.fixture(scope="module")
@@ -43,17 +43,8 @@ def opened(made, tmp_path):
     portal.close()
 
 
-def agree(browser, purpose, **more):
-    page = browser.get(f"/consents/{purpose}").text
-    return browser.post(f"/consents/{purpose}/give", terms=hidden(page, "terms"), agree="yes", **more)
-
-
 def tokens(portal):
     return sorted((portal.home.path / "consents" / "tokens").glob("*.json"))
-
-
-def issuer_of(portal):
-    return Issuer.load(portal.home.path.parent / "consent-desk")
 
 
 def known(portal):
@@ -116,6 +107,32 @@ def test_a_yes_that_was_killed_is_finished_and_signs_once(opened, monkeypatch, a
     assert len(opened.book.rows(sa.select(HISTORY).where(HISTORY.c.event == AGREED))) == 1
 
 
+def test_a_consent_to_reports_lists_each_field_and_serves_until_it_ends(made, tmp_path):
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    asked = {"holders": ["tax", "court"], "fields": ["tax.turnover", "tax.late_filings"]}
+    opened = OpenedPortal(portal_home(tmp_path, report=asked))
+    try:
+        browser = opened.browser(OURS)
+        assert 'href="/consents/report"' in browser.get("/consents").text
+        page = browser.get("/consents/report").text
+        published = section_fields().fields
+        assert all(published[one].en in page for one in asked["fields"])
+        form = {"terms": hidden(page, "terms"), "agree": "yes"}
+        assert [browser.post("/consents/report/give", **form).status for _ in range(2)] == [303, 303]
+        (path,) = tokens(opened)
+        found = read_consent(Signed.from_text(path.read_text(), "x"), known(opened))
+        scope = found.scope
+        assert (scope.purpose, scope.tasks, scope.bank, found.once) == ("report", ("report_section",), "bank", False)
+        assert (list(scope.holders), list(scope.fields)) == (asked["holders"], asked["fields"])
+        assert report_consents(opened.book, OURS) == [found.id]
+        assert report_consents(opened.book, THEIRS) == []
+        browser.post("/consents/report/withdraw")
+        assert report_consents(opened.book, OURS) == []
+        assert found.id in withdrawn(opened).revoked
+    finally:
+        opened.close()
+
+
 def test_a_withdrawal_is_in_the_book_and_the_issuer_s_list_and_binds_that_firm_alone(opened):
     browser, other = opened.browser(OURS), opened.browser(THEIRS)
     for one in (browser, other):
@@ -131,7 +148,7 @@ def test_a_withdrawal_is_in_the_book_and_the_issuer_s_list_and_binds_that_firm_a
     assert browser.post("/consents/proactive/withdraw").status == 303
     rows = {(r["firm"], r["purpose"]): r["revoked_s"] for r in opened.book.rows(sa.select(CONSENTS))}
     assert {key for key, at_s in rows.items() if at_s is not None} == {(OURS, "application"), (OURS, "proactive")}
-    found = read_revocations(opened.portal.consents.withdrawals(), known(opened))
+    found = withdrawn(opened)
     (token,) = opened.book.rows(sa.select(CONSENTS).where(CONSENTS.c.firm == OURS, CONSENTS.c.purpose == "application"))
     one = f"{claim_of(listed).id}:{commit_one(claim_of(listed).salt, OURS).hex()}"
     assert {name for name in found.revoked if name in {token["document"], one}} == {token["document"], one}
@@ -139,6 +156,19 @@ def test_a_withdrawal_is_in_the_book_and_the_issuer_s_list_and_binds_that_firm_a
     assert opened.pushed[-1] > 0
     assert "First your consent" in browser.get("/apply/flow").text
     assert "First your consent" not in other.get("/apply/flow").text
+
+
+def test_a_withdrawal_by_the_bank_s_people_is_signed_while_the_portal_runs(opened):
+    consents = opened.portal.consents
+    agree(opened.browser(OURS), "renewal")
+    consents.catch_up(opened.book)
+    assert consents.withdrawals() is None
+    assert withdraw_consent(opened.book, OURS, "renewal", "lin") == 1
+    consents.catch_up(opened.book)
+    (row,), found = opened.book.rows(sa.select(CONSENTS)), withdrawn(opened)
+    assert found.revoked == {row["document"]}
+    consents.catch_up(opened.book)
+    assert withdrawn(opened).number == found.number, "nothing is new"
 
 
 def claim_scope(purpose):
@@ -155,14 +185,14 @@ def test_ending_everything_ends_every_basis_too_and_a_new_yes_lifts_it(opened, m
     assert browser.post("/consents/end", sure="yes").status == 422
     monkeypatch.undo()
     opened.portal.consents.catch_up(opened.book)  # as at the next start
-    found = read_revocations(opened.portal.consents.withdrawals(), known(opened))
+    found = withdrawn(opened)
     assert found.covers([OURS, THEIRS]).tolist() == [True, False]
     agree(browser, "renewal")
-    lifted = read_revocations(opened.portal.consents.withdrawals(), known(opened))
+    lifted = withdrawn(opened)
     assert lifted.number > found.number
     assert not lifted.covers([OURS]).any()
     opened.portal.consents.catch_up(opened.book)
-    assert not read_revocations(opened.portal.consents.withdrawals(), known(opened)).covers([OURS]).any()
+    assert not withdrawn(opened).covers([OURS]).any()
 
 
 def test_a_holder_that_is_away_is_told_when_it_is_back(opened):

@@ -44,7 +44,7 @@ def link(
 ) -> None:
     """Print a link by which a firm's owner enters, once; older links, codes and sessions of the firm end."""
     from party_bank.offers import write_code  # noqa: PLC0415
-    from party_bank.portal.serve import link_for  # noqa: PLC0415 - loads every protocol
+    from party_bank.portal.links import link_for  # noqa: PLC0415 - loads the extra
 
     found, n_passkeys = link_for(find_home(home, federation), firm, hours)
     if code is not None:
@@ -71,7 +71,7 @@ def forget(
     federation: FederationOption = None,
 ) -> None:
     """Remove the passkeys, links and sessions of a firm's owner at once, as when a phone was lost."""
-    from party_bank.portal.serve import forget as forget_owner  # noqa: PLC0415 - loads every protocol
+    from party_bank.portal.links import forget as forget_owner  # noqa: PLC0415 - loads the extra
 
     count = forget_owner(find_home(home, federation), firm)
     console().print(f"{count} passkeys removed; `veilscore bank portal link` lets the owner in again")

@@ -110,7 +110,7 @@ def firms(
 ) -> None:
     """Print the ids of the firms to ask for this month, as CSV: those that owe and consented."""
     with opened(home, federation) as bank:
-        with bank.book.writing(bank.actor) as entry:
+        with bank.book.reading() as entry:
             found, silent = alarms.watched_firms(entry)
             last, today = alarms.last_job(entry), entry.today
         if job is not None:

@@ -48,6 +48,7 @@ WORDS = (
     noted("firm"), noted("own data"), noted("lines"), noted("offers"), noted("applications"),
     noted("contracts"), noted("exposure"), noted("room"), noted("decisions"), noted("consents"),
     noted("bits left"), noted("alarms"), noted("renewals"), noted("reports"), noted("active"), noted("true"),
+    noted("name"), noted("industry"), noted("region"), noted("manager"),
     noted("false"), noted("other"), noted("filed"), noted("confirmed"), noted("not confirmed"),
 )  # fmt: skip
 
@@ -130,7 +131,16 @@ class LendingPages:
         firm = self._open.id_of(visit.part("firm"))
         visit.subject = f"firm {firm_digest(visit.desk.home.path, firm)}"
         portrait = make_portrait(self._open.book, self._open.settings, firm, visit.desk.home.config)
-        return visit.show("bank/firm.html", portrait=portrait, groups=_grouped(portrait))
+        own = any(one.name == "manager" and one.value == visit.person for one in portrait.fields)
+        lets_in = own and bool(visit.roles & LENDS)
+        return visit.show(
+            "bank/firm.html",
+            portrait=portrait,
+            groups=_grouped(portrait),
+            lets_in=lets_in,
+            reported=any(one.group == "reports" for one in portrait.fields),
+            works=bool(visit.roles & LENDS),
+        )
 
     # --- applications ------------------------------------------------------------------------------------------------
 
@@ -248,7 +258,7 @@ class LendingPages:
     def renewal_list(self, visit: Visit) -> Response:
         """Show the contracts that end soon, and what was proposed for them."""
         book, settings = self._open.book, self._open.settings
-        with book.writing("console") as entry:  # it only reads
+        with book.reading() as entry:
             due = renewals.due_contracts(entry, settings)
         query = (
             sa.select(RENEWALS, CONTRACTS.c.number, CONTRACTS.c.product, CONTRACTS.c.ends_on, FIRMS.c.name)

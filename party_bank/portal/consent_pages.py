@@ -21,6 +21,7 @@ from veilscore.console.desk import Visit
 from veilscore.console.language import noted
 from veilscore.console.page import Page
 from veilscore.errors import ConfigError
+from veilscore.reports.section_fields import section_fields
 
 PURPOSE_NAMES = {
     "proactive": noted("an offer from the bank"),
@@ -50,7 +51,7 @@ class ConsentPages:
     def overview(self, visit: Visit) -> Response:
         """Show all consents, those that may be given, and how to end everything."""
         owner = self._portal.owner(visit)
-        with self._portal.open.book.writing("portal") as entry:  # it only reads
+        with self._portal.open.book.reading() as entry:
             rows = entry.rows(sa.select(CONSENTS).where(CONSENTS.c.firm == owner.firm).order_by(CONSENTS.c.id.desc()))
             now_s = entry.at_s
             standing = {one: self._portal.consents.standing(entry, owner.firm, one) for one in GIVEN_HERE}
@@ -75,7 +76,7 @@ class ConsentPages:
         """Show what a consent for a purpose says, in plain words, before anything is asked of anybody."""
         owner, purpose = self._portal.owner(visit), self._purpose(visit)
         terms = self.terms(purpose)
-        with self._portal.open.book.writing("portal") as entry:  # it only reads
+        with self._portal.open.book.reading() as entry:
             standing = self._portal.consents.standing(entry, owner.firm, purpose)
             query = sa.select(CONSENTS).where(CONSENTS.c.firm == owner.firm, CONSENTS.c.purpose == purpose)
             rows = entry.rows(query.order_by(CONSENTS.c.id.desc()))
@@ -92,6 +93,7 @@ class ConsentPages:
             answers=0 if terms is None else round(2**terms.bits),
             until_s=0.0 if terms is None else now_s + terms.days * 86_400,
             amounts=() if terms is None else _amounts(terms),
+            fields=[] if terms is None else _shown_fields(terms, visit.language),
             standing=standing,
             active=active,
             from_here=self._portal.consents.from_here,
@@ -196,6 +198,12 @@ def _asked(row: Row) -> dict[str, Any]:
         "basis": row["inputs"].get("basis", ""),
         "measure": row["measure"],
     }
+
+
+def _shown_fields(terms: ConsentTerms, language: str) -> list[str]:
+    """Return what each field of a consent to reports says, in the owner's language."""
+    published = section_fields().fields
+    return list(dict.fromkeys(published[one].zh if language == "zh" else published[one].en for one in terms.fields))
 
 
 def _amounts(terms: ConsentTerms) -> tuple[int, ...]:

@@ -21,18 +21,20 @@ from party_bank.book import Book, BookEntry, Row
 from party_bank.book_check import covers
 from party_bank.book_tables import CONSENTS, HISTORY
 from party_bank.firms import note_consent
-from party_bank.settings import BankSettings
+from party_bank.settings import BankSettings, ReportConsent
 from veilscore.errors import BookError, ConfigError
 from veilscore.files.store import write_text
 from veilscore.models.decided import load_decision
 from veilscore.release.consent import Consent, Signed, claim_of, commit_one, read_consent
 from veilscore.release.issuer import Issuer, import_consent
-from veilscore.release.scope import Scope
+from veilscore.release.scope import REPORT, SECTION, Scope
+from veilscore.reports.section_desk import ALL as EVERY_FIELD
+from veilscore.reports.section_fields import section_fields
 from veilscore.terms.decision import Purpose
 from veilscore.terms.settings import read_text
 
 OWNER = "owner in the portal"  # actor of the book's history
-GIVEN_HERE: tuple[Purpose, ...] = ("application", "renewal")  # one decision on one firm, by its token
+GIVEN_HERE: tuple[Purpose, ...] = ("application", "renewal", "report")  # on one firm, by its token
 AGREED, WITHDREW = "agreed", "withdrew"
 WITHDRAWALS = "portal/withdrawals.json"  # the issuer's newest list, as holders are given it
 _ALL = "all"
@@ -45,6 +47,7 @@ class ConsentTerms:
 
     bank : who asks; holders : whose data is used; model : name of the decision; steps : its answers beside none.
     bits : the most that it tells; days : how long the consent is valid; measure : whether the one that bound is told.
+    fields : of a consent to credit reports, which has no model, steps or bits: what holders' sections may tell.
     """
 
     purpose: str
@@ -56,6 +59,7 @@ class ConsentTerms:
     bits: float
     days: int
     measure: bool
+    fields: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -65,6 +69,10 @@ class ConsentTerms:
 
 def terms_of(home: Path, bank: str, settings: BankSettings, purpose: str) -> ConsentTerms:
     """Return the terms of a consent, by the decision that is filed; ConfigError where none is asked for."""
+    if purpose == REPORT and settings.portal_site.report is not None:
+        asked = settings.portal_site.report
+        days = settings.portal_site.consent_days.get("report", 90)
+        return ConsentTerms(purpose, bank, asked.holders, "", "", (), 0.0, days, measure=False, fields=_fields(asked))
     if purpose not in GIVEN_HERE or purpose not in settings.decisions:
         raise ConfigError(f"bank.yaml names no decision for {purpose[:40]!r} that the portal asks a consent for")
     named: Purpose = next(one for one in GIVEN_HERE if one == purpose)
@@ -82,6 +90,15 @@ def terms_of(home: Path, bank: str, settings: BankSettings, purpose: str) -> Con
     )
 
 
+def _fields(asked: ReportConsent) -> tuple[str, ...]:
+    """Return the fields that a consent to reports lists, each once; ConfigError for one that is not published."""
+    published = section_fields().fields
+    found = tuple(published) if asked.fields == (EVERY_FIELD,) else tuple(dict.fromkeys(asked.fields))
+    if unknown := [name for name in found if name not in published]:
+        raise ConfigError(f"portal_site.report in bank.yaml names {unknown[0][:60]!r}, which is no published field")
+    return found
+
+
 class OwnerConsents:
     """Gives and withdraws consents for owners; `Issuer` signs, the bank's home and book get what was signed.
 
@@ -93,6 +110,7 @@ class OwnerConsents:
         self.issuer = None if folder is None else Issuer.load(folder)
         self._one = threading.Lock()  # of all that signs: the issuer's lists are read, extended and written
         self._behind = True  # whether the book may have withdrawals that the issuer's list lacks
+        self._seen: Row | None = None  # how many withdrawals the book had when the list was last brought up to it
 
     def give(self, book: Book, terms: ConsentTerms, firm: str) -> str:
         """Sign an owner's yes and return the consent's id; where one is valid and unused, that one's.
@@ -121,7 +139,8 @@ class OwnerConsents:
                 entry.lock_firm(firm)
                 signed = None if open_act is None else self._signed_before(entry, open_act, firm)
                 if signed is None:
-                    signed = issuer.token(firm, self._scope(terms, time.time()))
+                    once = terms.purpose != REPORT  # reports are written anew while the consent lasts
+                    signed = issuer.token(firm, self._scope(terms, time.time()), once=once)
                 import_consent(self._home, signed, "token", claim_of(signed).id)
                 return self._note(entry, firm, signed)
 
@@ -147,10 +166,18 @@ class OwnerConsents:
         return len(rows)
 
     def catch_up(self, book: Book) -> None:
-        """Sign what owners took back and could not be signed: a process was killed, or the folder was not there."""
-        if self.issuer is not None and self._behind:
+        """Sign what was taken back and is not in the issuer's list yet.
+
+        A process was killed, the folder was not there, or the bank's people noted it (`veilscore bank book consents`).
+        """
+        if self.issuer is None:
+            return
+        ended: Any = sa.select(sa.func.count().label("n"), sa.func.max(CONSENTS.c.revoked_s).label("last"))
+        now = book.rows(ended.where(CONSENTS.c.revoked_s.is_not(None)))[0]
+        if self._behind or now != self._seen:
             with self._one:
-                self._revoke(book, None)
+                self._revoke(book, None, again=self._behind)
+            self._seen = now
 
     def standing(self, entry: BookEntry, firm: str, purpose: str) -> Row | None:
         """Return the consent that is valid now and has not served its one request; None without one."""
@@ -181,6 +208,9 @@ class OwnerConsents:
         return self.issuer
 
     def _scope(self, terms: ConsentTerms, now_s: float) -> Scope:
+        if terms.fields:
+            until_s = now_s + terms.days * _DAY_S
+            return Scope(REPORT, (SECTION,), terms.bank, (), now_s, until_s, holders=terms.holders, fields=terms.fields)
         return Scope(
             terms.purpose,
             ("decide",),
@@ -218,21 +248,25 @@ class OwnerConsents:
     def _signed_before(self, entry: BookEntry, act: Row, firm: str) -> Signed | None:
         """Return the token that was signed for an act, where the process was killed before the book had it."""
         issuer, agreed = self._signs(), act["content"]
-        wanted = agreed["purpose"], agreed["bank"], [agreed["model"]], sorted(agreed["holders"]), agreed["bits"]
+        models, fields = [one for one in [agreed["model"]] if one], sorted(agreed.get("fields", ()))
+        wanted = agreed["purpose"], agreed["bank"], models, sorted(agreed["holders"]), agreed["bits"], fields
         known = {row["document"] for row in entry.rows(sa.select(CONSENTS.c.document).where(CONSENTS.c.firm == firm))}
         for path in (issuer.folder / "issued").glob("*.json"):
             if path.stem in known or path.stat().st_mtime < act["at_s"] - _DAY_S:  # clocks are set back at times
                 continue
             signed = Signed.from_text(read_text(path, "consent"), str(path))
             found: Consent = read_consent(signed, {issuer.name: issuer.public_key})
-            scope = found.scope
-            named = scope.purpose, scope.bank, list(scope.models), sorted(scope.holders), scope.bits
+            of = found.scope
+            named = of.purpose, of.bank, list(of.models), sorted(of.holders), of.bits, sorted(of.fields)
             if found.kind == "token" and named == wanted and found.covers_one(firm):
                 return signed
         return None
 
-    def _revoke(self, book: Book, firm: str | None) -> None:
-        """Put all that was taken back, of one firm or all, into the issuer's list, and keep it for holders."""
+    def _revoke(self, book: Book, firm: str | None, *, again: bool = False) -> None:
+        """Put all that was taken back, of one firm or all, into the issuer's list, and keep it for holders.
+
+        again : also where nothing is new, since a list that was signed before may not have been kept.
+        """
         if self.issuer is None:
             return
         behind, self._behind = self._behind, True
@@ -252,7 +286,7 @@ class OwnerConsents:
                 act["content"]["purpose"] == _ALL or ended.get(act["firm"], False)
             )
         firms = {one for one, is_ended in ended.items() if is_ended} - self.issuer.revoked_firms()
-        if ids or firms or (firm is None and (known or self.issuer.revoked_firms())):
+        if ids or firms or (again and (known or self.issuer.revoked_firms())):
             self._keep(self.issuer.revoke(*sorted(ids), firms=sorted(firms)))
         self._behind = behind and firm is not None  # another firm's may still wait
 

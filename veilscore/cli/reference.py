@@ -35,6 +35,7 @@ from veilscore.terms.policy import NodePolicy
 from veilscore.terms.privacy import PrivacyRules
 from veilscore.terms.reading import ReadingRules
 from veilscore.terms.rules import ReleaseRules, StandingRule
+from veilscore.terms.traces import TraceConfig
 from veilscore.terms.training import Training
 from veilscore.terms.written import WrittenColumn
 
@@ -61,6 +62,7 @@ TITLES: dict[type[BaseModel], str] = {
     AuditRules: "audit in node.yaml",
     DoorConfig: "door in node.yaml",
     LanguageModelConfig: "language_model in node.yaml",
+    TraceConfig: "traces in node.yaml",
     ConsoleConfig: "console in node.yaml",
     OidcConfig: "console.oidc in node.yaml",
     DatasetConfig: "datasets.NAME in node.yaml",
@@ -81,7 +83,17 @@ TITLES: dict[type[BaseModel], str] = {
 SUBJECTS: dict[str, tuple[type[BaseModel], ...]] = {
     "job": (Job, ChosenColumns, WrittenColumn, DecisionModel, Measure, KnockOut),
     "policy": (NodePolicy, PrivacyRules, ReleaseRules, StandingRule),
-    "node": (NodeConfig, KeyConfig, NodeLimits, AuditRules, DoorConfig, ConsoleConfig, OidcConfig, LanguageModelConfig),
+    "node": (
+        NodeConfig,
+        KeyConfig,
+        NodeLimits,
+        AuditRules,
+        DoorConfig,
+        ConsoleConfig,
+        OidcConfig,
+        LanguageModelConfig,
+        TraceConfig,
+    ),
     "dataset": (DatasetConfig, ReadingRules, EventSource),
     "catalogue": (
         Catalogue,
@@ -150,14 +162,17 @@ ReleaseRules: {models_per_firm: 3, evaluations_per_firm: 8}
 StandingRule: {banks: [bank], purposes: [credit scoring of small firms], tasks: [score_batch], datasets: [main],
   valid_from: 2026-01-01, valid_to: 2027-12-31}
 LanguageModelConfig: {url: https://models.internal/v1, model: qwen3-32b, key_env: MODEL_KEY}
+TraceConfig: {url: "https://collector.internal:4318/v1/traces", ca: /etc/tax/collector-ca.pem}
 DoorConfig: {certificate: /etc/bank/door.pem, key: /etc/bank/door-key.pem, client_ca: /etc/bank/clients.pem,
   client_ca_names: {core-banking: [band, decide]}, refused: [*digest]}
-ConsoleConfig: {names: [console.tax.example], origin: "https://console.tax.example", certificate: /etc/tax/console.pem,
+ConsoleConfig: {proxies: [10.0.0.0/28],
+  names: [console.tax.example], origin: "https://console.tax.example", certificate: /etc/tax/console.pem,
   key: /etc/tax/console-key.pem, client_ca: /etc/tax/people.pem, refused: [*digest],
   oidc: {issuer: "https://login.tax.example", client_id: veilscore, client_secret_env: OIDC_SECRET}}
 OidcConfig: {issuer: "https://login.tax.example", client_id: veilscore, client_secret_env: OIDC_SECRET,
   ca: /etc/tax/login-ca.pem}
-NodeConfig: {console: {port: 7445, names: [console.tax.example]}, door: {port: 7443, names: [door.bank.example]},
+NodeConfig: {traces: {url: "https://collector.internal:4318/v1/traces"},
+  console: {port: 7445, names: [console.tax.example]}, door: {port: 7443, names: [door.bank.example]},
   language_model: {url: https://models.internal/v1, model: qwen3-32b},
   name: tax, role: holder, listen: "10.0.0.5:7101", operators: [root], people: {anna: [modeller]},
   works_at: bank, key: {source: prompt}, state_url: postgresql+psycopg://veilscore@db/jobs,

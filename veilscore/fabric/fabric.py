@@ -32,6 +32,7 @@ from veilscore.fabric.grpc_channel import Caller, GrpcServer, Pems, Stream, Unar
 from veilscore.fabric.handshake import Handshake
 from veilscore.fabric.peers import Peer, Peers, at_most
 from veilscore.fabric.sessions import AcceptSession, KindTraffic, Sessions, SessionState
+from veilscore.fabric.traces import span
 from veilscore.fabric.watches import described, for_ever
 from veilscore.keys.identity import ROLES, Identity
 from veilscore.terms.federation import Federation, Member
@@ -217,7 +218,8 @@ class Fabric:
     async def _serve_unary(self, method: _Method, request: bytes, caller: Caller) -> bytes:
         try:
             peer = self._admit(caller, method)
-            reply = await method.handler(parse(method.request_type, request, peer.name), peer)
+            with span(f"answer {method.name}", caller.trace, peer=peer.name):
+                reply = await method.handler(parse(method.request_type, request, peer.name), peer)
             return reply.SerializeToString()  # type: ignore[no-any-return]
         except Exception as error:  # noqa: BLE001 - nothing may reach a peer but the table's errors
             failure = error
@@ -314,7 +316,8 @@ class Fabric:
 
     async def call(self, peer_name: str, method: str, request: Message, reply_type: type[M], **limits: Any) -> M:
         """Call a peer and return its reply; limits and errors are those of `Peers.call`."""
-        return await self._peers.call(peer_name, method, request, reply_type, **limits)
+        with span(f"call {method}", peer=peer_name):
+            return await self._peers.call(peer_name, method, request, reply_type, **limits)
 
     def stream(
         self, peer_name: str, method: str, request: Message, reply_type: type[M], *, timeout_s: float | None = None

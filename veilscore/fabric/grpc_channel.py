@@ -26,6 +26,7 @@ import grpc  # noqa: E402 - after the line above
 from veilscore.errors import ConfigError, VeilscoreError  # noqa: E402
 from veilscore.fabric.connections import HANDSHAKE_S, most_connections  # noqa: E402
 from veilscore.fabric.failures import INTERNAL, failure_of, status_of, text_of, told  # noqa: E402
+from veilscore.fabric.traces import HEADER, carried  # noqa: E402
 from veilscore.terms.federation import Member  # noqa: E402
 from veilscore.wire.framing import PIECE_BYTES  # noqa: E402
 from veilscore.wire.inbox import MIB, WireLimits  # noqa: E402
@@ -69,6 +70,11 @@ class Caller:
     def version(self) -> str:
         """Return the version of Veilscore that the caller states, for as long as the call lasts."""
         return str(dict(self._context.invocation_metadata() or ()).get(_VERSION_KEY, "no version"))
+
+    @cached_property
+    def trace(self) -> str:
+        """Return to which span of the caller the call belongs, by its own word; "" where it says none."""
+        return str(dict(self._context.invocation_metadata() or ()).get(HEADER, ""))
 
     @cached_property
     def address(self) -> str:
@@ -274,7 +280,7 @@ class GrpcConnection:
         """Call and return the reply."""
         with self._failures():
             stub = self._channel.unary_unary(f"/{SERVICE}/{method}")
-            return bytes(await stub(request, timeout=timeout_s, metadata=self._metadata))
+            return bytes(await stub(request, timeout=timeout_s, metadata=(*self._metadata, *carried())))
 
     def line(self, method: str) -> GrpcLine:
         """Open a stream of messages both ways."""

@@ -25,6 +25,7 @@ import structlog
 
 from veilscore.errors import ConfigError, JobError, StateError, VeilscoreError
 from veilscore.fabric.connections import raise_descriptors
+from veilscore.fabric.traces import tracing
 from veilscore.fabric.watches import Watches, described
 from veilscore.files.private import check_private, keep_private, private_file, private_folder
 from veilscore.terms.node_config import load_node_config
@@ -173,7 +174,9 @@ def serve(home: Path | str, open_node: Callable[[Path], Service]) -> None:
         keep_freed_memory()
         raise_descriptors()
         log_to(home)
-        asyncio.run(serve_until_stopped(open_node(home)))
+        config = load_node_config(home)
+        with tracing(config.traces, config.name, "node"):
+            asyncio.run(serve_until_stopped(open_node(home)))
 
 
 def main(program: str, role: str, open_node: Callable[[Path], Service]) -> None:

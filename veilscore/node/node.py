@@ -32,6 +32,7 @@ from veilscore.kernels import keep_in
 from veilscore.keys.identity import ROLES
 from veilscore.node.filing import Filing
 from veilscore.node.policy_watch import PolicyWatch
+from veilscore.node.sections import SectionService
 from veilscore.node.state import LoggedState, counts_of
 from veilscore.online.service import door_side, online_side
 from veilscore.release.binding import bound_now, canonical, check_bound
@@ -99,6 +100,7 @@ class Node:
         if self.config.role == "holder":
             issuers = dict(self.config.policy.consent_issuers)
             self.revocations = RevocationWatch(RevocationLists(self.home, issuers), issuers, self.fabric)
+            SectionService(self.home, lambda: self.config, self.fabric)
 
     def _pulse(self) -> Pulse:
         return Pulse(running=len(self._runs), spares=self._online.spares())
