@@ -37,6 +37,7 @@ from veilscore.terms.reading import ReadingRules
 from veilscore.terms.rules import ReleaseRules, StandingRule
 from veilscore.terms.traces import TraceConfig
 from veilscore.terms.training import Training
+from veilscore.terms.watching import LogConfig, MetricsConfig
 from veilscore.terms.written import WrittenColumn
 
 TITLES: dict[type[BaseModel], str] = {
@@ -63,6 +64,8 @@ TITLES: dict[type[BaseModel], str] = {
     DoorConfig: "door in node.yaml",
     LanguageModelConfig: "language_model in node.yaml",
     TraceConfig: "traces in node.yaml",
+    MetricsConfig: "metrics in node.yaml",
+    LogConfig: "log in node.yaml",
     ConsoleConfig: "console in node.yaml",
     OidcConfig: "console.oidc in node.yaml",
     DatasetConfig: "datasets.NAME in node.yaml",
@@ -93,6 +96,8 @@ SUBJECTS: dict[str, tuple[type[BaseModel], ...]] = {
         OidcConfig,
         LanguageModelConfig,
         TraceConfig,
+        MetricsConfig,
+        LogConfig,
     ),
     "dataset": (DatasetConfig, ReadingRules, EventSource),
     "catalogue": (
@@ -171,7 +176,7 @@ ConsoleConfig: {proxies: [10.0.0.0/28],
   oidc: {issuer: "https://login.tax.example", client_id: veilscore, client_secret_env: OIDC_SECRET}}
 OidcConfig: {issuer: "https://login.tax.example", client_id: veilscore, client_secret_env: OIDC_SECRET,
   ca: /etc/tax/login-ca.pem}
-NodeConfig: {traces: {url: "https://collector.internal:4318/v1/traces"},
+NodeConfig: {metrics: {port: 9464}, log: {to: stderr}, traces: {url: "https://collector.internal:4318/v1/traces"},
   console: {port: 7445, names: [console.tax.example]}, door: {port: 7443, names: [door.bank.example]},
   language_model: {url: https://models.internal/v1, model: qwen3-32b},
   name: tax, role: holder, listen: "10.0.0.5:7101", operators: [root], people: {anna: [modeller]},
