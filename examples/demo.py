@@ -25,7 +25,7 @@ import yaml
 from parity import Private, compare_private, job_store
 from rich.panel import Panel
 from rich.table import Table
-from typed import ROOT, console, say, veilscore
+from typed import ROOT, at_once, console, say, veilscore
 
 from veilscore.models.filed import load_model
 from veilscore.models.model import Scorecard
@@ -65,8 +65,7 @@ def main() -> int:
     try:
         veilscore("job", "plan", options.job, "--federation", folder, *row_counts(options.data))
         job_id = show_approval(folder, options.job, job.name)
-        for party in PARTIES:
-            veilscore("report", job_id, "--federation", folder, "--party", party)
+        at_once(*(("report", job_id, "--federation", folder, "--party", party) for party in PARTIES))
         show_refusal(folder, job, *firms[:2])
         show_mixed_radix(folder, job, firms[2])
         show_refused_holdout(folder, options.job)

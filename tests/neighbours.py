@@ -37,6 +37,7 @@ from veilscore.wire.memory import simulate
 from veilscore.wire.protocol import Session
 
 HOLDER = ("tax",)
+SURELY = 1 - 1e-6  # level of a bound above which nothing may be shown: a test of it fails by chance that seldom
 SURE = 1e-9  # a probability that makes the residual of a bad firm as good as 1
 
 
@@ -269,9 +270,18 @@ def surely(found, level=0.99):
     return float(stats.beta.ppf(1 - level, found.right, found.n - found.right + 1)) if found.right else 0.0
 
 
-def withstands(found, mu):
-    """Return whether so many right guesses go with the promise."""
-    return surely(found) <= best_guess(mu)
+def keeps(draw, mu, n=200):
+    """Return whether a bank guesses no better than mu promises.
+
+    The best attack is right exactly as often as promised, so that one round in a hundred looks as if it were better:
+    only what looks so in three rounds, the later ones of five times as many guesses, is better (one time in a million).
+    """
+    return any(surely(guesses(draw, size)) <= best_guess(mu) for size in (n, 5 * n, 5 * n))
+
+
+def breaks(draw, mu, n=40):
+    """Return whether a bank surely guesses better than mu promises, in one of three rounds."""
+    return any(surely(guesses(draw, size)) > best_guess(mu) for size in (n, 5 * n, 5 * n))
 
 
 def empirical_mu(first, second, level=0.999, thresholds=None):

@@ -123,7 +123,7 @@ def test_a_whole_job_and_one_that_waits_for_approval_and_fails(careless_shell, t
         approval_and_a_failed_job(trial, job)
     finally:
         text = veilscore("down", trial)
-    assert "stopped: registry, tax, bank, coordinator" in text
+    assert "stopped: coordinator, bank, tax, registry" in text
     assert "no node was running" in veilscore("down", trial)
     # a data set that the bank kept for an auditor is a link to the bank's own file
     made = [path for path in trial.rglob("*") if path.is_dir() or path.stat().st_nlink == 1]

@@ -173,7 +173,7 @@ def test_one_firm_of_a_list_is_revoked(gate, tmp_path):
     signed = issue_list(KEY, "portal", firms.tolist(), scope())
     lists = gate.check_lists([signed.to_message().SerializeToString()], ask(task="score_batch"))
     assert lists[0].covers(firms.tolist()).all()
-    ended = partial(gate.revoked_of, lists[0].id, lists[0].salt, firms)
+    ended = partial(gate.revoked_of, lists[0].id, lists[0].salt, firms, "bank")
     assert not ended().any()
     from veilscore.release.consent import commit
 
@@ -279,7 +279,7 @@ def test_a_decision_is_held_against_its_consent(changes, says):
 )
 def test_a_decision_on_one_firm_is_held_against_its_consent_before_its_record_is_read(tmp_path, changes, says):
     (tmp_path / "state").mkdir()
-    policy = SimpleNamespace(release=ReleaseRules(), consent="required", consent_issuers=ISSUERS)
+    policy = SimpleNamespace(release=ReleaseRules(), consent="required", consent_issuers=ISSUERS, issuer_banks={})
     guard = SingleGuard(tmp_path, policy, "registry")
     decisions = HolderDecisions(tmp_path, SimpleNamespace(name="registry"), None, None, guard, lambda: policy)
 

@@ -26,7 +26,9 @@ from veilscore.release.ledger import LEDGER, ONLINE, Release, ReleaseLedger
 from veilscore.release.single import Passed, SingleGuard
 from veilscore.terms.rules import ReleaseRules
 
-POLICY = SimpleNamespace(release=ReleaseRules(), consent="off", consent_issuers={}, allows=lambda *_: None)
+POLICY = SimpleNamespace(
+    release=ReleaseRules(), consent="off", consent_issuers={}, issuer_banks={}, allows=lambda *_: None
+)
 AHEAD = frozenset({"share_opened", "band_opened"})
 SAID = {"holder": "tax", "bank": "bank", "commitment": "a" * 64, "messages": {}}
 

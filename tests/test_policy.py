@@ -78,6 +78,7 @@ WITH_DATA = {
     "allow_order",
     "tell_split_columns", "fold_scores",
     "allow_standard_errors", "reason_columns", "online_without_others", "consent", "consent_issuers",
+    "issuer_banks",
     "publish_bins", "tell_measure", "report_fields",
 }  # fmt: skip
 DECIDES = {"accept", "agreements", "partner"}
@@ -93,6 +94,15 @@ def test_a_preset_sets_what_the_policy_does_not():
     assert not trusted.promises_less()  # of firms it tells no more than the default does
     assert NodePolicy(partner="standard") == NodePolicy()
     assert NodePolicy.model_validate(strict.model_dump()) == strict
+
+
+def test_an_issuer_speaks_for_the_banks_that_the_policy_names():
+    key = "0a" * 32
+    policy = NodePolicy(consent_issuers={"portal": key}, issuer_banks={"portal": ("bank",)})
+    assert policy.issuer_banks == {"portal": ("bank",)}
+    for banks, why in (({"desk": ("bank",)}, "not among consent_issuers"), ({"portal": ()}, "names no bank")):
+        with pytest.raises(ValidationError, match=why):
+            NodePolicy(consent_issuers={"portal": key}, issuer_banks=banks)
 
 
 def test_display_names_stand_for_columns_that_are_not_published():

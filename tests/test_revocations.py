@@ -4,6 +4,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from trial_federation import commanding, make_homes, open_trial, running, until
 
 from veilscore.errors import ConfigError, IdentityError, RefusedError, VeilscoreError
 from veilscore.release import revocation_watch
-from veilscore.release.consent import claim_of, issue_list, issue_revocations, read_revocations
+from veilscore.release.consent import claim_of, issue_list, issue_revocations, issue_token, read_revocations
 from veilscore.release.gate import ConsentGate
 from veilscore.release.issuer import Issuer, import_consent
 from veilscore.release.ledger import ReleaseLedger
@@ -53,7 +54,32 @@ def test_a_revoked_firm_is_refused_by_every_consent_and_others_are_not(gate, tmp
                 gate.check_again(found, time.time())
         assert gate.check_token(token("f2").to_message().SerializeToString(), "f2", ask(), ledger, "bank/3").spend
     claim = claim_of(signed)
-    assert gate.revoked_of(claim.id, claim.salt, firms).tolist() == [False, True, False, True, False]
+    assert gate.revoked_of(claim.id, claim.salt, firms, "bank").tolist() == [False, True, False, True, False]
+
+
+def test_an_issuer_that_speaks_for_one_bank_ends_and_gives_nothing_at_another(tmp_path):
+    """A bank's own issuer could else end what firms agreed to with another bank, or agree for them."""
+    key = Ed25519PrivateKey.generate()
+    issuers = ISSUERS | {"second": key.public_key().public_bytes_raw().hex()}
+    gate = ConsentGate(tmp_path, required=True, issuers=issuers, banks={"second": ("other",)})
+    firms = np.array(["f1", "f2"])
+    signed = issue_list(KEY, "portal", firms.tolist(), replace(scope(), bank=""))
+    data, claim = signed.to_message().SerializeToString(), claim_of(signed)
+    own = issue_token(key, "second", "f1", replace(scope(), bank="")).to_message().SerializeToString()
+    of_other = replace(ask(), bank="other")
+    with contextlib.closing(ReleaseLedger(tmp_path / "release.db")) as ledger:
+        with pytest.raises(RefusedError, match="second, who does not speak for firms of bank here"):
+            gate.check_token(own, "f1", ask(), ledger, "bank/1")
+        assert gate.check_token(own, "f1", of_other, ledger, "other/1").spend
+        ended = issue_revocations(key, "second", [claim.id], firms=["f1"], number=1)
+        import_consent(tmp_path, ended, "revocations", "second-1")
+        assert gate.check_lists([data], ask())[0].covers(firms.tolist()).all()
+        assert not gate.revoked_of(claim.id, claim.salt, firms, "bank").any()
+        assert gate.revoked_of(claim.id, claim.salt, firms, "other").all()
+        with pytest.raises(RefusedError, match="was revoked"):
+            gate.check_lists([data], of_other)
+        with pytest.raises(RefusedError, match="was revoked"):
+            gate.check_token(own, "f1", of_other, ledger, "other/2")
 
 
 def test_a_list_tells_neither_how_many_firms_nor_which_were_in_the_one_before():

@@ -123,7 +123,7 @@ class SectionShelf:
 
     @cached_property
     def _gate(self) -> ConsentGate:
-        return ConsentGate(self.home, required=True, issuers=dict(self.node.policy.consent_issuers))
+        return ConsentGate.of(self.home, self.node.policy, required=True)
 
     def _check_consent(self, section: HolderSection) -> None:
         """Refuse a section that the firm's own consent does not cover now, field by field."""
@@ -144,5 +144,5 @@ class SectionShelf:
             raise RefusedError("the consent is another firm's")
         if more := set(section.told) - set(consent.scope.fields):
             raise IdentityError(f"{section.holder} told {min(more)}, which the firm's consent does not list")
-        if self._gate.revoked_of(consent.id, consent.salt, np.array([section.firm])).any():
+        if self._gate.revoked_of(consent.id, consent.salt, np.array([section.firm]), self.node.name).any():
             raise RefusedError("the firm's consent was revoked")

@@ -8,6 +8,7 @@ import contextlib
 import numpy as np
 import pytest
 from memory_online import MemoryBank, MemoryCoordinator, MemoryHolder, Network
+from neighbours import SURELY
 from scipy import stats
 
 from veilscore.crypto.encrypted_cells import encode_points, one_hot
@@ -83,7 +84,7 @@ def test_a_mixed_radix_is_guessed_no_better_than_five_bits_allow():
     rng = np.random.default_rng(5)
     records = rng.integers(0, RECORDS, 200).tolist()
     right = sum(guess(step) == record for step, record in zip(opened_for(records, EQUAL_STEPS), records, strict=True))
-    assert stats.beta.ppf(0.01, max(right, 1), 200 - right + 1) <= MOST_STEPS / RECORDS
+    assert stats.beta.ppf(1 - SURELY, max(right, 1), 200 - right + 1) <= MOST_STEPS / RECORDS
 
 
 @pytest.mark.parametrize("control", ["off", "on"])

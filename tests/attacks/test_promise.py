@@ -18,19 +18,20 @@ from local_jobs import job
 from lying_parties import sending_other_values
 from neighbours import (
     SURE,
+    SURELY,
     best_set,
+    breaks,
     cells,
     chain_rows,
     columns_apart,
     counts,
     empirical_mu,
     fit,
-    guesses,
+    keeps,
     leaves,
     ratio,
     real,
     steps,
-    withstands,
 )
 
 from veilscore.data import fixed_bins
@@ -212,7 +213,7 @@ class Audit:
 
     @property
     def to_show_half(self) -> int:
-        """Draws that show half the noise: 1,000 would fail at mu = 0.39 one time in thirty, or three, 2,700 never."""
+        """Draws that show half the noise: 1,000 would fail at mu = 0.39 one time in thirty, 2,700 hardly ever."""
         return max(1000, round(400 / self.least_mu2))
 
 
@@ -255,10 +256,10 @@ def halve_noise(monkeypatch, cut=2.0):
         monkeypatch.setattr(module, name, lambda scale, size, whole=whole: whole(scale / cut, size))
 
 
-def audited(audit, n):
+def audited(audit, n, level=0.999):
     """What a bank learns by opening: a lower bound of mu and an estimate."""
     found = [[audit.draw(which) for _ in range(n)] for which in (0, 1)]
-    return {name: empirical_mu(*([one[name] for one in world] for world in found)) for name in found[0][0]}
+    return {name: empirical_mu(*([one[name] for one in world] for world in found), level) for name in found[0][0]}
 
 
 def test_every_opening_that_a_job_is_charged_for_has_an_audit():
@@ -278,25 +279,30 @@ def test_every_opening_that_a_job_is_charged_for_has_an_audit():
 @pytest.mark.parametrize("name", AUDITS)
 def test_a_bank_learns_as_much_as_is_charged_and_no_more(name):
     audit = AUDITS[name]
-    for opening, (shown, about) in audited(audit, audit.n).items():
+    for opening, (shown, about) in audited(audit, audit.n, SURELY).items():
         mu = math.sqrt(CHARGED[opening].mu2)
         assert shown <= mu, f"{opening}: mu {shown:.3f} is shown (about {about:.3f}), charged is {mu:.3f}"
         error = 1.45 / math.sqrt(audit.n)  # of the estimate, for two samples of this size
-        assert about > audit.least * mu - 3 * error, f"{opening}: {about:.3f} of {mu:.3f}; not the worst two records"
+        assert about > audit.least * mu - 5 * error, f"{opening}: {about:.3f} of {mu:.3f}; not the worst two records"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", AUDITS)
 def test_half_the_noise_fails_the_audit(monkeypatch, name):
     halve_noise(monkeypatch, AUDITS[name].cut)
-    for opening, (shown, _) in audited(AUDITS[name], AUDITS[name].to_show_half).items():
-        assert shown > math.sqrt(CHARGED[opening].mu2), opening
+    audit = AUDITS[name]
+    for draws in (audit.to_show_half, 3 * audit.to_show_half):
+        found = audited(audit, draws)
+        unshown = {one for one, (shown, _) in found.items() if shown <= math.sqrt(CHARGED[one].mu2)}
+        if not unshown:
+            break
+    assert not unshown
 
 
 def test_a_quick_audit_of_cells(monkeypatch):
     """What the long ones do, in few draws: enough to find half the noise."""
     mu = math.sqrt(CHARGED["cells"].mu2)
-    assert audited(AUDITS["cells"], 400)["cells"][0] <= mu
+    assert audited(AUDITS["cells"], 400, SURELY)["cells"][0] <= mu
     halve_noise(monkeypatch)
     assert audited(AUDITS["cells"], 700)["cells"][0] > mu
 
@@ -339,11 +345,8 @@ def panel(which, stated, n_rows=36):
 def test_a_firm_of_36_rows_is_guessed_no_better():
     """The noise follows the most rows that one firm has; noise for one row gives the firm away."""
     mu = math.sqrt(card_tasks.charges(CARD.mu**2)["cells"].mu2)
-    found = guesses(lambda which: panel(which, 36), 200)
-    if not withstands(found, mu):
-        found = guesses(lambda which: panel(which, 36), 1000)
-    assert withstands(found, mu)
-    assert not withstands(guesses(lambda which: panel(which, 1), 200), mu)
+    assert keeps(lambda which: panel(which, 36), mu)
+    assert breaks(lambda which: panel(which, 1), mu)
 
 
 @pytest.mark.parametrize("task", [task for task in known_tasks() if issubclass(PARAMETERS[task], Sampled)])

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from ideal_protocols import use_ideal
 from local_jobs import job
-from neighbours import guesses, steps, withstands
+from neighbours import breaks, keeps, steps
 
 from veilscore.errors import RefusedError
 from veilscore.models import curve
@@ -59,17 +59,16 @@ def repeated(which, charge, n_jobs=4):
 
 @pytest.mark.parametrize("attack", [alone, between, one_row])
 def test_a_guess_is_right_as_often_as_mu_says_and_no_more(attack):
-    assert withstands(guesses(lambda which: attack(which, SIZE), 80), MU)
+    assert keeps(lambda which: attack(which, SIZE), MU, 80)
     tenth = replace(SIZE, mu2=SIZE.mu2 * 100)
-    assert not withstands(guesses(lambda which: attack(which, tenth), 40), MU)
+    assert breaks(lambda which: attack(which, tenth), MU)
 
 
 @pytest.mark.slow
 def test_repeats_tell_as_much_as_all_of_them_are_charged(tmp_path):
     """Four jobs of mu 0.5 are a year's mu 1; the fifth is refused."""
-    found = guesses(lambda which: repeated(which, SIZE), 150)
-    assert withstands(found, 1.0)
-    assert not withstands(guesses(lambda which: repeated(which, SIZE, 36), 40), 1.0)
+    assert keeps(lambda which: repeated(which, SIZE), 1.0, 150)
+    assert breaks(lambda which: repeated(which, SIZE, 36), 1.0)
     account = Account(tmp_path / "account.db", "firms", "bank", PrivacyRules())
     for number in range(4):
         account.spend(f"job{number}/size/1", SIZE)

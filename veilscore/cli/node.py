@@ -150,8 +150,9 @@ def up(folder: Folder, *, wait: Wait = processes.START_S) -> None:
 def down(folder: Folder) -> None:
     """Stop every node of a local federation; jobs go on at the next `veilscore up`."""
     homes = homes_in(folder)
-    stopped = [name for name, home in reversed(homes.items()) if processes.stop(home)]
-    console().print(f"stopped: {', '.join(stopped)}" if stopped else "no node was running")
+    stopped = processes.stop(*homes.values())
+    names = [name for name, home in homes.items() if home in stopped]
+    console().print(f"stopped: {', '.join(names)}" if stopped else "no node was running")
 
 
 async def _until_up(homes: dict[str, Path], started: dict[Path, subprocess.Popen[bytes]], wait_s: float) -> None:

@@ -143,6 +143,7 @@ NodePolicy: {purposes: [credit scoring of small firms], tasks: [train_scorecard,
   valid_from: 2026-01-01, valid_to: 2027-12-31, release: {output: band},
   publish_bins: [turnover, patents], report_fields: [tax.turnover, tax.late_share], retired_models: [first-scorecard],
   agreements: [{banks: [bank], tasks: [score_batch]}], consent_issuers: {portal: *digest},
+  issuer_banks: {portal: [bank]},
   privacy: {job: 0.3}, exact_for: {bank: 2027-12-31}}
 PrivacyRules: {job: 0.3, year: 0.9}
 ReleaseRules: {models_per_firm: 3, evaluations_per_firm: 8}

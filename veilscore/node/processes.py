@@ -73,23 +73,33 @@ def last_words(home: Path) -> str:
     return " ".join(line for line in lines if not line.startswith(("╭", "╰")))[-800:] or _SILENT
 
 
-def stop(home: Path) -> bool:
-    """Stop the node of a home (a signal first, after 15 s a kill) and return whether one ran."""
-    pid = running_pid(home)
-    if pid is None:
-        if not (home / "node.yaml").is_file():
+def stop(*homes: Path) -> list[Path]:
+    """Stop the nodes of homes, all at once (a signal first, after 15 s a kill); returns the homes where one ran.
+
+    Each lets others' calls end for a moment, which would add up if one were stopped after the other.
+    """
+    running: dict[Path, int] = {}
+    for home in homes:
+        pid = running_pid(home)
+        if pid is not None:
+            running[home] = pid
+        elif not (home / "node.yaml").is_file():
             raise ConfigError(f"{home} is no node's home: node.yaml is missing")
-        return False
+    left = dict(running)
     for number, wait_s in ((signal.SIGTERM, STOP_S), (signal.SIGKILL, STOP_S)):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
+        for pid in left.values():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
         end_s = time.monotonic() + wait_s
-        while time.monotonic() < end_s:
-            if running_pid(home) != pid:
-                _reap(home)
-                return True
+        while left and time.monotonic() < end_s:
+            for home, pid in list(left.items()):
+                if running_pid(home) != pid:
+                    _reap(home)
+                    del left[home]
             time.sleep(_POLL_S)
-    raise JobError(f"process {pid} of {home} does not end")
+    for home, pid in left.items():
+        raise JobError(f"process {pid} of {home} does not end")
+    return list(running)
 
 
 def _reap(home: Path) -> None:

@@ -25,7 +25,7 @@ from veilscore.errors import ConfigError, IdentityError, RefusedError
 from veilscore.files.private import private_folder
 from veilscore.files.store import write_text
 from veilscore.keys.identity import Identity
-from veilscore.release.revocations import RevocationLists
+from veilscore.release.revocations import RevocationLists, speaking
 from veilscore.release.scope import BITS_SLACK
 from veilscore.terms.federation import Federation
 from veilscore.terms.node_config import NodeConfig
@@ -114,8 +114,11 @@ class SignedBasis:
     def file(self, home: Path, node: NodeConfig, federation: Federation) -> Path:
         """Verify the basis and keep it in a holder's home."""
         basis = self.verify(node, federation)
-        if basis.objections not in node.policy.consent_issuers:
-            raise ConfigError(f"objections: {basis.objections!r} is no issuer in the policy's consent_issuers")
+        if basis.objections not in _speaking(node, basis.bank):
+            raise ConfigError(
+                f"objections: {basis.objections!r} is no issuer in the policy's consent_issuers, or speaks for other "
+                "banks alone (issuer_banks)"
+            )
         path = path_of(home, basis.bank, basis.decision)
         private_folder(path.parent)
         return self.write(path)
@@ -127,10 +130,11 @@ class InForce:
 
     basis: Basis
     lists: RevocationLists = field(repr=False)
+    speaking: frozenset[str]  # issuers whose withdrawals count for the bank's firms
 
     def covers(self, ids: NDArray[np.str_]) -> Mask:
         """Return which firms (normalised ids) did not object, (n,)."""
-        covered: Mask = ~self.lists.now().firms(ids.tolist())
+        covered: Mask = ~self.lists.now().by(self.speaking).firms(ids.tolist())
         return covered
 
     def check(self, decision_sha256: bytes, bits: float) -> None:
@@ -170,8 +174,12 @@ def in_force(
     basis = SignedBasis.read(path).verify(node, federation)
     if (basis.bank, basis.decision) != (bank, decision) or today > basis.ends:
         return None
-    issuers = dict(node.policy.consent_issuers)
-    if basis.objections not in issuers:
+    speaking_for = _speaking(node, bank)
+    if basis.objections not in speaking_for:
         return None
-    lists = RevocationLists(home, issuers)
-    return InForce(basis, lists) if basis.objections in lists.now().newest else None
+    lists = RevocationLists(home, dict(node.policy.consent_issuers))
+    return InForce(basis, lists, speaking_for) if basis.objections in lists.now().newest else None
+
+
+def _speaking(node: NodeConfig, bank: str) -> frozenset[str]:
+    return speaking(node.policy.consent_issuers, node.policy.issuer_banks, bank)

@@ -182,7 +182,7 @@ class BatchGuard:
         self._training = not isinstance(job.parameters, AppliesModel)
         self._counts = policy.release.control == "on"
         self._needed = not self._training and policy.consent == "required"
-        self._gate = ConsentGate(home, required=self._needed, issuers=dict(policy.consent_issuers))
+        self._gate = ConsentGate.of(home, policy, required=self._needed)
         self._lists: tuple[bytes, ...] = ()  # as the bank sent them, until they are kept
         self._basis: InForce | None = None  # what covers firms without a list, once it is held against the decision
         self._log = structlog.get_logger("veilscore.release").bind(party=session.party, session=session.id)
@@ -270,7 +270,9 @@ class BatchGuard:
         for covered, kept in zip(by_list, store.load_json("consents"), strict=True):
             if time.time() < kept["expires_s"]:
                 at = np.flatnonzero(covered)
-                found[at] |= ~self._gate.revoked_of(kept["id"], bytes.fromhex(kept["salt"]), ids()[row_of[at]])
+                found[at] |= ~self._gate.revoked_of(
+                    kept["id"], bytes.fromhex(kept["salt"]), ids()[row_of[at]], self._session.bank
+                )
         if self._basis is not None:
             known = np.flatnonzero(row_of >= 0)
             found[known] |= self._basis.covers(ids()[row_of[known]])

@@ -5,9 +5,10 @@ What was revoked is in `release/revocations.py`: lists that the holder's own peo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +17,9 @@ from veilscore.arrays import Mask
 from veilscore.errors import IdentityError, MessageError, RefusedError
 from veilscore.release.consent import Consent, Signed, commit, is_in, read_consent
 from veilscore.release.ledger import ReleaseLedger
-from veilscore.release.revocations import RevocationLists, Revoked
+from veilscore.release.revocations import RevocationLists, Revoked, speaking
 from veilscore.release.scope import Ask
+from veilscore.terms.policy import NodePolicy
 
 MAX_LISTS = 64
 
@@ -28,13 +30,14 @@ class Token:
 
     spend : its (issuer, id), to be used up when the score is opened; None if it may serve again.
     id, expires_s : of the consent; "" where the policy wants none.
-    firm : whose it is.
+    firm, bank : whose it is, and who brought it.
     """
 
     spend: tuple[str, str] | None = None
     id: str = ""
     expires_s: float = 0.0
     firm: str = field(default="", repr=False)
+    bank: str = ""
 
 
 class ConsentGate:
@@ -43,11 +46,20 @@ class ConsentGate:
     home : the holder's.
     required : whether the policy wants consent at all.
     issuers : name -> public key (64 hexadecimal digits).
+    banks : issuer -> banks for whose firms it speaks; one that is not named speaks for all.
     """
 
-    def __init__(self, home: Path, *, required: bool, issuers: dict[str, str]) -> None:
-        self._required, self._issuers = required, issuers
+    def __init__(
+        self, home: Path, *, required: bool, issuers: dict[str, str], banks: Mapping[str, Sequence[str]] | None = None
+    ) -> None:
+        self._required, self._issuers, self._banks = required, issuers, banks or {}
         self._lists = RevocationLists(home, issuers)
+
+    @classmethod
+    def of(cls, home: Path, policy: NodePolicy, *, required: bool | None = None) -> Self:
+        """Return the gate of a policy, which says whether consent is required where the caller does not."""
+        required = policy.consent == "required" if required is None else required
+        return cls(home, required=required, issuers=dict(policy.consent_issuers), banks=policy.issuer_banks)
 
     @property
     def required(self) -> bool:
@@ -73,16 +85,16 @@ class ConsentGate:
         if revoked.firms([firm]).any():
             raise RefusedError("the firm's consent was revoked")
         if not consent.once:
-            return Token(None, consent.id, consent.scope.expires_s, firm)
+            return Token(None, consent.id, consent.scope.expires_s, firm, ask.bank)
         if ledger.token_used(consent.issuer, consent.id, reference):
             raise RefusedError("the consent token was used for another request; ask the firm for a new one")
-        return Token((consent.issuer, consent.id), consent.id, consent.scope.expires_s, firm)
+        return Token((consent.issuer, consent.id), consent.id, consent.scope.expires_s, firm, ask.bank)
 
     def check_again(self, token: Token, now_s: float) -> None:
         """Refuse a token that was revoked or has expired since it was verified."""
         if not token.id:
             return
-        revoked = self._lists.now()
+        revoked = self._revoked(token.bank)
         if now_s >= token.expires_s or token.id in revoked.consents or revoked.firms([token.firm]).any():
             raise RefusedError("the firm's consent has expired or was revoked since its record was asked for")
 
@@ -100,14 +112,20 @@ class ConsentGate:
             )
         return tuple(self._verified(data, ask, "list", "a consent list")[0] for data in lists)
 
-    def revoked_of(self, list_id: str, salt: bytes, ids: NDArray[np.str_]) -> Mask:
-        """Return for which firms (normalised ids) a list of this id was revoked, as a whole or singly, (n,)."""
-        revoked = self._lists.now()
+    def revoked_of(self, list_id: str, salt: bytes, ids: NDArray[np.str_], bank: str) -> Mask:
+        """Return for which firms (normalised ids) a bank's list was revoked, as a whole or singly, (n,)."""
+        revoked = self._revoked(bank)
         if list_id in revoked.consents:
             return np.ones(len(ids), bool)
         found = revoked.firms(ids.tolist())
         single = [r.partition(":")[2] for r in revoked.consents if r.startswith(f"{list_id}:")]
         return found | _named(commit(salt, ids.tolist()), single) if single else found
+
+    def _speaking(self, bank: str) -> frozenset[str]:
+        return speaking(self._issuers, self._banks, bank)
+
+    def _revoked(self, bank: str) -> Revoked:
+        return self._lists.now().by(self._speaking(bank))
 
     def _verified(self, data: bytes, ask: Ask, kind: str, what: str) -> tuple[Consent, Revoked]:
         """Return a consent that holds for what is asked, and what is revoked now."""
@@ -117,8 +135,10 @@ class ConsentGate:
             consent = read_consent(Signed.from_bytes(data, ask.bank), self._issuers)
         except (IdentityError, MessageError) as error:
             raise RefusedError(error.message, party=ask.bank) from error
-        refusal, revoked = ask.refusal(consent.scope, what), self._lists.now()
-        if consent.kind != kind:
+        refusal, revoked = ask.refusal(consent.scope, what), self._revoked(ask.bank)
+        if consent.issuer not in self._speaking(ask.bank):
+            refusal = f"{what} is by {consent.issuer}, who does not speak for firms of {ask.bank} here (issuer_banks)"
+        elif consent.kind != kind:
             refusal = f"{what} is a {consent.kind}, a {kind} is needed"
         elif not refusal and consent.id in revoked.consents:
             refusal = f"{what} was revoked"

@@ -8,7 +8,7 @@ a newer list, signed by its issuer, and from nothing else.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,16 +23,33 @@ from veilscore.terms.settings import read_text
 FOLDER = "consents/revocations"
 
 
+def speaking(issuers: Iterable[str], banks: Mapping[str, Sequence[str]], bank: str) -> frozenset[str]:
+    """Return the issuers that speak for a bank's firms; `banks` names those of some, and the others speak for all."""
+    return frozenset(name for name in issuers if bank in banks.get(name, (bank,)))
+
+
 @dataclass(frozen=True)
 class Revoked:
     """What the issuers revoked, as far as this holder knows.
 
-    consents : ids, as `Revocations.revoked` has them.
+    ids : issuer -> what it ended, as `Revocations.revoked` has it.
     newest : issuer -> its list with the highest number, and the document itself.
     """
 
-    consents: frozenset[str] = frozenset()
+    ids: dict[str, frozenset[str]] = field(default_factory=dict)
     newest: dict[str, tuple[Revocations, Signed]] = field(default_factory=dict)
+
+    @property
+    def consents(self) -> frozenset[str]:
+        """Return the ids of all consents that ended."""
+        return frozenset().union(*self.ids.values())
+
+    def by(self, issuers: Container[str]) -> Revoked:
+        """Return what these issuers revoked."""
+        return Revoked(
+            {name: ids for name, ids in self.ids.items() if name in issuers},
+            {name: one for name, one in self.newest.items() if name in issuers},
+        )
 
     def firms(self, ids: Iterable[str]) -> Mask:
         """Return which of these firms (normalised ids) ended every consent at any issuer, (n,)."""
@@ -62,15 +79,15 @@ class RevocationLists:
         state = self._state()
         if self._read[0] != state:
             newest: dict[str, tuple[Revocations, Signed]] = {}
-            consents: set[str] = set()
+            ids: dict[str, frozenset[str]] = {}
             for name in sorted(state):
                 signed = Signed.from_text(read_text(self._folder / name, "revocations"), str(self._folder / name))
                 one = read_revocations(signed, self._issuers)
-                consents |= one.revoked
+                ids[one.issuer] = ids.get(one.issuer, frozenset()) | one.revoked
                 kept = newest.get(one.issuer)
                 if kept is None or (one.number, one.issued_s) > (kept[0].number, kept[0].issued_s):
                     newest[one.issuer] = one, signed
-            self._read = state, Revoked(frozenset(consents), newest)
+            self._read = state, Revoked(ids, newest)
         return self._read[1]
 
     def take(self, signed: Signed) -> bool:

@@ -48,8 +48,7 @@ class SingleGuard:
     def follow(self, policy: NodePolicy) -> None:
         """Go by this policy from now on."""
         self._policy, self._rules = policy, policy.release
-        required, issuers = policy.consent == "required", dict(policy.consent_issuers)
-        self._gate = ConsentGate(self._home, required=required, issuers=issuers)
+        self._gate = ConsentGate.of(self._home, policy)
 
     def close(self) -> None:
         """Close the ledger."""

@@ -153,7 +153,7 @@ class SectionDesk:
     def _verify(self, consent: Signed, firms: Sequence[str], ledger: ReleaseLedger, reference: str) -> None:
         """Refuse a consent that is not these firms', for this, now; use up a token for one request."""
         scope = claim_of(consent).scope
-        gate = ConsentGate(self._home, required=True, issuers=dict(self._node.policy.consent_issuers))
+        gate = ConsentGate.of(self._home, self._node.policy, required=True)
         ask = Ask(REPORT, SECTION, scope.bank, "", self._clock(), self._node.name)
         data = consent.to_message().SerializeToString()
         if body_of(consent)["kind"] == "token":
@@ -165,7 +165,7 @@ class SectionDesk:
         (found,) = gate.check_lists([data], ask)
         if not found.covers(list(firms)).all():
             raise RefusedError("the consent is not this firm's")
-        if gate.revoked_of(found.id, found.salt, np.array(firms)).any():
+        if gate.revoked_of(found.id, found.salt, np.array(firms), scope.bank).any():
             raise RefusedError("the firm's consent was revoked")
 
 

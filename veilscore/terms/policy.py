@@ -12,7 +12,7 @@ import datetime as dt
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -142,6 +142,11 @@ class NodePolicy(Strict):
     consent_issuers: dict[Name, PublicKeyHex] = Field(
         default_factory=dict, description="Ed25519 key of each issuer of consents"
     )
+    issuer_banks: dict[Name, tuple[Name, ...]] = Field(
+        default_factory=dict,
+        description="issuer: banks for whose scores its consents, withdrawals and objections count; one that is not "
+        "named speaks for firms of every bank",
+    )
     release: ReleaseRules = Field(default=ReleaseRules(), description="what it lets out through scores")
     privacy: PrivacyRules = Field(default=PrivacyRules(), description="what private jobs may tell of a firm, as mu")
     exact_for: dict[Name, dt.date] = Field(
@@ -167,6 +172,14 @@ class NodePolicy(Strict):
     def told_names(self) -> bool | dict[ColumnName, ColumnName]:
         """Return what is told of the names of columns: True if all are, else the display names of some."""
         return self.publish_column_names or self.display_names
+
+    @model_validator(mode="after")
+    def _known_issuers(self) -> Self:
+        if unknown := self.issuer_banks.keys() - self.consent_issuers.keys():
+            raise ValueError(f"issuer_banks names {min(unknown)!r}, which is not among consent_issuers")
+        if empty := [name for name, banks in self.issuer_banks.items() if not banks]:
+            raise ValueError(f"issuer_banks names no bank for {min(empty)!r}; leave it out to let it speak for all")
+        return self
 
     @field_validator("display_names")
     @classmethod
