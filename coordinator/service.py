@@ -15,7 +15,7 @@ from coordinator.state_tables import AcceptanceRow, JobRow, StepRow
 from coordinator.totals import Totals
 from coordinator.watch import Watchers
 from veilscore.errors import ConfigError, EvidenceError, RefusedError
-from veilscore.evidence.console_acts import serve_console_calls
+from veilscore.evidence.console_acts import Pulse, serve_console_calls
 from veilscore.evidence.exchange import CrossSigning
 from veilscore.evidence.head_watch import HeadWatch
 from veilscore.evidence.log import FOLDER
@@ -25,6 +25,7 @@ from veilscore.fabric.key_watch import KeyWatch
 from veilscore.fabric.step_run import StepRun, parse_session_id, session_id
 from veilscore.fabric.watches import Watches
 from veilscore.files.store import JobStore
+from veilscore.files.unfinished import remove_unfinished
 from veilscore.keys.identity import ROLES
 from veilscore.protocols.adding import coordinator_add
 from veilscore.terms.federation import Member
@@ -74,9 +75,13 @@ class Coordinator:
         self.evidence = EvidenceRecorder(
             self.home, self.config, lambda: self.fabric.identity, lambda: self.fabric.federation
         )
-        serve_console_calls(self.fabric, self.evidence, self.name, self.config.role)
+        serve_console_calls(self.fabric, self.evidence, self.name, self.config.role, self.pulse)
         self._allowed, self._crossing = authoriser(self.config), asyncio.Lock()
         self.heads, self.watches = HeadWatch(self.evidence, self.fabric), Watches(self.name)
+
+    def pulse(self) -> Pulse:
+        """Return what only the running coordinator knows."""
+        return Pulse(clocks=self.fabric.clocks)
 
     def _state_url(self) -> str:
         if self.config.state_url is not None:
@@ -106,6 +111,7 @@ class Coordinator:
     async def start(self) -> None:
         """Listen, and go on with every unfinished job."""
         await asyncio.to_thread(self.evidence.open)
+        await asyncio.to_thread(remove_unfinished, self.home)
         await self.heads.compare_first()
         await self.fabric.start()
         self.watches.start("the watch over keys", self.keys.watch())

@@ -155,13 +155,16 @@ def test_a_node_that_stops_fails_its_calls_and_the_next_ones_find_it_again():
 
 
 def test_a_node_that_stops_itself_says_so_to_its_callers():
+    begun = asyncio.Event()
+
     async def forever(_request, _peer):
+        begun.set()
         await asyncio.sleep(60)
 
     async def scenario(bank, tax):
         tax.register("Score", {"bank"}, JobRef, forever)
-        waiting = asyncio.create_task(score(bank))
-        await asyncio.sleep(0.2)
+        waiting = asyncio.create_task(score(bank, timeout_s=30))
+        await begun.wait()
         await bank.stop(0)
         with pytest.raises(PeerError, match="the connection to tax was closed at this node"):
             await waiting
