@@ -11,7 +11,10 @@ SET_UP = $(PYTHON) -c 'import sys; sys.exit("$(OLD)" if sys.version_info < (3, 1
 JOBS ?= 2
 PYTEST := $(PY) -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder --processor-time 20
 
-.PHONY: demo test slow check lint bench protos messages clean setup lock sbom
+N ?= 10000
+SEED ?= 0
+
+.PHONY: demo test slow check campaign lint bench protos messages clean setup lock sbom
 
 demo: $(VENV)/.demo
 	$(PY) examples/demo.py
@@ -26,6 +29,10 @@ slow: $(VENV)/.dev
 	$(PYTEST) -m slow
 
 check: lint test slow
+
+# Schedules of faults over a whole federation in memory: `make campaign N=300 SEED=7`.
+campaign: $(VENV)/.dev
+	$(PY) tests/simulation/campaign.py --schedules $(N) --seed $(SEED)
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check $(CODE)

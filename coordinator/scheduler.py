@@ -25,6 +25,7 @@ from veilscore.terms.job import Job, new_job_id, parse_job
 from veilscore.v1 import control_pb2
 
 NO_RECEIPT = "no receipt: "  # begins a line of a job's history
+_AGAIN_S = 10.0  # until the end of a job is written that could not be
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Scheduler:
         self._patience = patience
         self._cross_sign = cross_sign
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._unwritten: dict[str, asyncio.TimerHandle] = {}  # jobs whose end is not in the state yet
         self._log = structlog.get_logger("coordinator").bind(party=fabric.name)
 
     # what the service calls
@@ -81,6 +83,7 @@ class Scheduler:
         status = self._state.job(job_id).status
         if job_id in self._tasks and not self._tasks[job_id].done():
             return
+        self._drop_unwritten(job_id)
         if status not in {*UNFINISHED, "failed"}:
             raise JobError(f"job {job_id} is {status}; only an unfinished or failed job can be resumed")
         self._state.interrupt(job_id, "the coordinator was stopped")  # an open attempt would block the next one
@@ -97,6 +100,7 @@ class Scheduler:
         """Cancel a job here and at all parties; a party that cannot be reached learns of it by a refusal later."""
         job = self.job(job_id)
         self._state.move_job(job_id, "cancelled", reason)
+        self._drop_unwritten(job_id)
         await self._end_task(job_id)
         self._state.interrupt(job_id, "the job was cancelled")
         order = control_pb2.CancelOrder(job_id=job_id, reason=reason)
@@ -109,6 +113,8 @@ class Scheduler:
 
     async def stop(self) -> None:
         """Stop all work; jobs stay unfinished and go on at the next start."""
+        for job_id in list(self._unwritten):
+            self._drop_unwritten(job_id)
         for job_id in list(self._tasks):
             await self._end_task(job_id)
 
@@ -201,7 +207,11 @@ class Scheduler:
         return said[-1].removeprefix(NO_RECEIPT) if said else ""
 
     def _end(self, job_id: str, error: Exception) -> None:
-        """Write down and tell why a job ended, whatever it met; who watches it learns of it in any case."""
+        """Write down and tell why a job ended, whatever it met; who watches it learns of it in any case.
+
+        Where it cannot be written, as on a full disk, that is tried until it works: a job that nobody works on must not
+        stay `running`.
+        """
         if not isinstance(error, VeilscoreError):
             self._log.error("job failed", job=job_id, exc_info=error)
         text = _told(error)
@@ -210,10 +220,16 @@ class Scheduler:
             refused = isinstance(error, RefusedError) and self._state.job(job_id).status != "running"
             self._state.interrupt(job_id, text)
             self._move(job_id, "refused" if refused else "failed", text)
-        except Exception as worse:  # noqa: BLE001 - the job goes on when it is resumed, or at the next start
+        except Exception as worse:  # noqa: BLE001 - tried again, unless the job is resumed before
             self._log.error("job state cannot be written", job=job_id, exc_info=worse)
+            self._unwritten[job_id] = asyncio.get_running_loop().call_later(_AGAIN_S, self._end, job_id, error)
             self._tell(job_id, "failed", _told(worse))
             self._watchers.close(job_id)
+
+    def _drop_unwritten(self, job_id: str) -> None:
+        timer = self._unwritten.pop(job_id, None)
+        if timer is not None:
+            timer.cancel()
 
     def _move(self, job_id: str, status: str, error: str = "") -> None:
         self._state.move_job(job_id, status, error)

@@ -25,6 +25,7 @@ from veilscore.fabric.key_watch import KeyWatch
 from veilscore.fabric.step_run import StepRun, parse_session_id, session_id
 from veilscore.fabric.watches import Watches
 from veilscore.files.store import JobStore
+from veilscore.files.unfinished import remove_unfinished
 from veilscore.keys.identity import ROLES
 from veilscore.protocols.adding import coordinator_add
 from veilscore.terms.federation import Member
@@ -106,6 +107,7 @@ class Coordinator:
     async def start(self) -> None:
         """Listen, and go on with every unfinished job."""
         await asyncio.to_thread(self.evidence.open)
+        await asyncio.to_thread(remove_unfinished, self.home)
         await self.heads.compare_first()
         await self.fabric.start()
         self.watches.start("the watch over keys", self.keys.watch())

@@ -135,15 +135,19 @@ def test_a_withdrawal_that_could_not_be_signed_is_signed_while_the_portal_runs(o
     assert token["document"] not in withdrawn(opened).revoked
     monkeypatch.setattr(pushes, "_AGAIN_S", 0.01)
 
-    async def some_rounds():
+    async def rounds(limit_s, ended):
+        pushing = asyncio.create_task(opened.portal.pushes.keep_pushing())
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(0.3):
-                await opened.portal.pushes.keep_pushing()
+            async with asyncio.timeout(limit_s):
+                while not ended():  # noqa: ASYNC110 - a list on the disk has no event
+                    await asyncio.sleep(0.02)
+        pushing.cancel()
+        await asyncio.gather(pushing, return_exceptions=True)
 
-    opened.loop.run_until_complete(some_rounds())
+    opened.loop.run_until_complete(rounds(60, lambda: token["document"] in withdrawn(opened).revoked))
     number = withdrawn(opened).number
     assert token["document"] in withdrawn(opened).revoked
-    opened.loop.run_until_complete(some_rounds())
+    opened.loop.run_until_complete(rounds(0.3, lambda: False))
     assert withdrawn(opened).number == number, "nothing new is no new list"
 
 

@@ -26,7 +26,7 @@ from veilscore.evidence.heads import ForkError, SignedHead
 from veilscore.evidence.job_ledger import LedgerEntry
 from veilscore.evidence.log import FOLDER, Log
 from veilscore.evidence.online_opening import BandOpened, DecisionOpened, OpeningLogged, PartsOpened, ShareOpened
-from veilscore.evidence.online_receipts import ONLINE_FILE, OnlineAsked, Receiptless, as_json
+from veilscore.evidence.online_receipts import ONLINE_FILE, OnlineAsked, Receiptless
 from veilscore.evidence.receipt import (
     JobReceipt,
     JobStatement,
@@ -79,6 +79,7 @@ class EvidenceRecorder:
         self._steps: dict[str, dict[str, StepEntry]] = {}
         self._statements: dict[str, int] = {}
         self._bound: dict[str, str] = {}
+        self._answers: dict[str, str] = {}
         self.in_use: dict[str, str] = {}  # model -> job of the version that is, by the log
         self._digest_of: tuple[object, str] = (None, "")
         self._counts: dict[str, int] = {}
@@ -132,7 +133,7 @@ class EvidenceRecorder:
                 self._steps.setdefault(step.job_id, {})[step.step] = step
         elif kind == "answer":
             answer = SignedAnswer.parse(body)
-            self._bound[answer.job_id] = answer.bound
+            self._answers[answer.job_id], self._bound[answer.job_id] = answer.answer, answer.bound
         elif kind == "job":
             statement = JobStatement.parse(body)
             self._statements[statement.job_id] = index
@@ -215,9 +216,9 @@ class EvidenceRecorder:
         """Log that lost state was written back, and what could not be and was let go, jobs by id."""
         self.noted("mended", written_back=list(written_back), lost=list(lost), jobs=list(jobs))
 
-    def answered(self, job_id: str) -> bool:
-        """Return whether the log holds an answer to this job."""
-        return job_id in self._bound
+    def answer_to(self, job_id: str) -> str:
+        """Return the newest answer to a job that the log holds; empty where it holds none."""
+        return self._answers.get(job_id, "")
 
     def step_finished(self, session: str, transcript: Transcript) -> None:
         """Log that an attempt is done, before others learn of it."""
@@ -272,17 +273,18 @@ class EvidenceRecorder:
         return [asked.left(index) for index, (asked, _) in zip(places, released, strict=True)]
 
     def statement_of(
-        self, asked: OnlineAsked, response: pb.ScoreResponse, ciphertexts: Mapping[str, str]
+        self, asked: OnlineAsked, response: pb.ScoreResponse, output: bytes, ciphertexts: Mapping[str, str]
     ) -> dict[str, Any]:
         """Return the bank's statement on a score, an `OnlineStatement` as plain values: a caller waits for it.
 
+        output : the response as canonical JSON.
         ciphertexts : holder -> SHA-256 of the message that asked it to open its part.
         """
         return {
             "kind": "score",
             "party": self.node.name,
             "request": asked.commitment,
-            "output": commitment(asked.salt, as_json(response)),
+            "output": commitment(asked.salt, output),
             "consent": asked.consent,
             "policy": self._policy,
             "model": response.model_sha256.hex(),

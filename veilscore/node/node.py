@@ -28,9 +28,11 @@ from veilscore.fabric.key_watch import KeyWatch
 from veilscore.fabric.step_run import StepRun, parse_session_id, session_id
 from veilscore.fabric.watches import Watches
 from veilscore.files.store import JobStore
+from veilscore.files.unfinished import remove_unfinished
 from veilscore.kernels import keep_in
 from veilscore.keys.identity import ROLES
 from veilscore.node.filing import Filing
+from veilscore.node.leftovers import settle
 from veilscore.node.policy_watch import PolicyWatch
 from veilscore.node.sections import SectionService
 from veilscore.node.state import LoggedState, counts_of
@@ -132,7 +134,9 @@ class Node:
         state = LoggedState(self.home, self.config)
         await asyncio.to_thread(self.evidence.open, asyncio.get_running_loop(), state.visit)
         await asyncio.to_thread(state.check, self.ledger, self.evidence.log)
+        await asyncio.to_thread(remove_unfinished, self.home)
         await self.heads.compare_first()
+        await asyncio.to_thread(settle, self.home, self.ledger, self.evidence, self.filing.is_done)
         await asyncio.to_thread(self.filing.finish)
         await self.filing.note_switches()
         await self.filing.ask_all(FIRST_CALL_S)
@@ -184,7 +188,7 @@ class Node:
         if job.sha256 != request.job_sha256 or (entry is not None and entry.job != job):
             raise JobError("the proposed job does not have the digest that came with it", party=self.name)
         if entry is None:
-            if self.evidence.answered(request.job_id):  # its attempts are lost, so none may run under its id again
+            if self.evidence.answer_to(request.job_id):  # its attempts are lost, so none may run under its id again
                 raise JobError("this job was answered here before and its record is lost: submit a new job")
             answer = answer_to(job, self.config)
             if answer.status == "accepted":
@@ -195,9 +199,14 @@ class Node:
             entry = self.ledger.get(request.job_id) or self.ledger.add(
                 request.job_id, job, answer.status, answer.reason, bound
             )
-            await asyncio.to_thread(self.evidence.job_answered, entry)
             self._log.info("job proposed", job=entry.job_id, answer=entry.status, purpose=job.purpose)
+        await self._log_answer(entry)  # also of one that was kept and, on a full disk, not logged
         return self._answer(entry)
+
+    async def _log_answer(self, entry: LedgerEntry) -> None:
+        """Log the answer to a job unless the log has it."""
+        if self.evidence.answer_to(entry.job_id) != entry.status:
+            await asyncio.to_thread(self.evidence.job_answered, entry)
 
     def _hold(self, job_id: str, job: Job, answer: JobAnswer) -> JobAnswer:
         """Keep from the account what the job may spend, or refuse it; the bank refuses what its noise would drown."""
@@ -231,7 +240,7 @@ class Node:
             await asyncio.to_thread(hold, self.home, self.config, job, request.job_id)
         bound = await asyncio.to_thread(bound_now, self.home, self.config, job) if request.accepted else None
         entry = self.ledger.answer(request.job_id, status, reason, bound)
-        await asyncio.to_thread(self.evidence.job_answered, entry)
+        await self._log_answer(entry)
         if not request.accepted:
             await self._stop_job(request.job_id, reason)
             await asyncio.to_thread(self._let_go, entry)
@@ -260,9 +269,9 @@ class Node:
 
     async def _cancel(self, request: control_pb2.CancelOrder, _peer: Member) -> control_pb2.Empty:
         entry = self.ledger.get(request.job_id)
-        if entry is not None and entry.status in {"pending", "accepted"}:
+        if entry is not None and entry.status in {"pending", "accepted", "cancelled"}:  # again: the disk was full
             entry = self.ledger.answer(request.job_id, "cancelled", request.reason[:200])
-            await asyncio.to_thread(self.evidence.job_answered, entry)
+            await self._log_answer(entry)
             await self._stop_job(request.job_id, "the job was cancelled")
             await asyncio.to_thread(self._let_go, entry)
         return control_pb2.Empty()

@@ -270,6 +270,24 @@ def accounts(path: Path, rules: PrivacyRules) -> tuple[Account, ...]:
         return tuple(Account(path, name, bank, rules) for name, bank in db.execute(query))
 
 
+def held_jobs(path: Path) -> set[str]:
+    """Return the jobs that hold something in an account of a node."""
+    if not path.is_file():
+        return set()
+    with told(f"account {path}", "restore it from backup"), contextlib.closing(open_sqlite(path, _TABLES)) as db:
+        return {str(job_id) for (job_id,) in db.execute("SELECT DISTINCT job_id FROM held")}
+
+
+def let_go(path: Path, job_id: str) -> None:
+    """Forget what a job that is over held in any account of a node."""
+    with (
+        told(f"account {path}", "restore it from backup"),
+        contextlib.closing(open_sqlite(path, _TABLES)) as db,
+        transaction(db),
+    ):
+        db.execute("DELETE FROM held WHERE job_id = ?", (job_id,))
+
+
 def charged(path: Path) -> dict[tuple[str, ...], Charge]:
     """Return what every account of a node was charged, by `AccountLine.key`."""
     if not path.is_file():

@@ -196,7 +196,7 @@ class AuditRules(Strict):
     online_mb: int = Field(
         default=8192,
         ge=0,
-        description="records of online scores together, MB, about 0.2 MB a holder and score; 0: none are kept",
+        description="records of online scores together, MB, about 7 kB a holder and score; 0: none are kept",
     )
 
 
