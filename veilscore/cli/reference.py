@@ -37,6 +37,7 @@ from veilscore.terms.reading import ReadingRules
 from veilscore.terms.rules import ReleaseRules, StandingRule
 from veilscore.terms.traces import TraceConfig
 from veilscore.terms.training import Training
+from veilscore.terms.watching import LogConfig, MetricsConfig
 from veilscore.terms.written import WrittenColumn
 
 TITLES: dict[type[BaseModel], str] = {
@@ -63,6 +64,8 @@ TITLES: dict[type[BaseModel], str] = {
     DoorConfig: "door in node.yaml",
     LanguageModelConfig: "language_model in node.yaml",
     TraceConfig: "traces in node.yaml",
+    MetricsConfig: "metrics in node.yaml",
+    LogConfig: "log in node.yaml",
     ConsoleConfig: "console in node.yaml",
     OidcConfig: "console.oidc in node.yaml",
     DatasetConfig: "datasets.NAME in node.yaml",
@@ -93,6 +96,8 @@ SUBJECTS: dict[str, tuple[type[BaseModel], ...]] = {
         OidcConfig,
         LanguageModelConfig,
         TraceConfig,
+        MetricsConfig,
+        LogConfig,
     ),
     "dataset": (DatasetConfig, ReadingRules, EventSource),
     "catalogue": (
@@ -171,7 +176,7 @@ ConsoleConfig: {proxies: [10.0.0.0/28],
   oidc: {issuer: "https://login.tax.example", client_id: veilscore, client_secret_env: OIDC_SECRET}}
 OidcConfig: {issuer: "https://login.tax.example", client_id: veilscore, client_secret_env: OIDC_SECRET,
   ca: /etc/tax/login-ca.pem}
-NodeConfig: {traces: {url: "https://collector.internal:4318/v1/traces"},
+NodeConfig: {metrics: {port: 9464}, log: {to: stderr}, traces: {url: "https://collector.internal:4318/v1/traces"},
   console: {port: 7445, names: [console.tax.example]}, door: {port: 7443, names: [door.bank.example]},
   language_model: {url: https://models.internal/v1, model: qwen3-32b},
   name: tax, role: holder, listen: "10.0.0.5:7101", operators: [root], people: {anna: [modeller]},
@@ -208,10 +213,11 @@ RiskGroup: {table: cases, of: text, windows: [730d], lexicon: {strike: [strike, 
 ReadingRules: {kinds: {turnover: number, remarks: text}, missing: {"*": ["-"], turnover: [-1]},
   special: {turnover: [-999]}, formats: {opened: "%d/%m/%Y"}, zone: Asia/Shanghai, encoding: gb18030, sheet: firms}
 Federation: {name: trial, members: [{name: tax, role: holder, address: "tax.example.org:7101"}],
-  statements: [{kind: rotate, member: tax}]}
+  statements: [{kind: rotate, member: tax}], signatures: {tax: 30450221009f86d081}}
 Member: {name: tax, role: holder, address: "tax.example.org:7101", fingerprint: *digest, certificate: *pem}
 KeyStatement: {kind: rotate, federation: trial, member: tax, fingerprint: *digest, certificate: *pem,
-  date_ms: 1790000000000, by: tax, signer: *digest, recovery_key: *pem, successor_signature: 30450221009f86d081}
+  date_ms: 1790000000000, address: "tax.example.net:7101", by: tax, signer: *digest, recovery_key: *pem,
+  successor_signature: 30450221009f86d081}
 """)
 
 

@@ -32,6 +32,7 @@ from veilscore.wire.framing import PIECE_BYTES  # noqa: E402
 from veilscore.wire.inbox import MIB, WireLimits  # noqa: E402
 
 SERVICE = "veilscore.v1.Fabric"
+HEALTH = "grpc.health.v1.Health"
 _VERSION_KEY = "veilscore-version"
 _ERROR_KEY = "veilscore-error-bin"
 PROBLEM_KEY = "veilscore-problem-bin"  # at the door of a bank: problem details as JSON
@@ -119,6 +120,7 @@ class GrpcServer:
     talk : method -> what takes and answers messages as long as they come; None if it is none of these.
     tls : own key and what is trusted; None if the same as for the last connection.
     service : name of the service, with its package.
+    health : answers the checks of grpc.health.v1; None: there are none.
     """
 
     def __init__(
@@ -129,8 +131,9 @@ class GrpcServer:
         limits: WireLimits,
         service: str = SERVICE,
         talk: Callable[[str], Callable[[Caller], Awaitable[object]] | None] = lambda _: None,
+        health: Unary | None = None,
     ) -> None:
-        self._talk = talk
+        self._talk, self._health = talk, health
         self._find, self._deliver, self._tls, self._limits = find, deliver, tls, limits
         self._name = service
         self._server: Any = None
@@ -187,6 +190,8 @@ class GrpcServer:
     def service(self, details: Any) -> Any:
         """Find what gRPC shall call; without a deserialiser bytes stay unparsed until the caller is checked."""
         service, _, name = details.method.lstrip("/").rpartition("/")
+        if (service, name) == (HEALTH, "Check") and self._health is not None:
+            return self._unary(self._health)
         if service != self._name:
             return None
         streamed = self._streamed(name)
@@ -197,17 +202,19 @@ class GrpcServer:
             return None
         unary, stream = found
         if unary is not None:
-
-            async def answer(request: bytes, context: Any) -> bytes:
-                return await unary(request, Caller(context))
-
-            return grpc.unary_unary_rpc_method_handler(answer)
+            return self._unary(unary)
 
         async def answers(request: bytes, context: Any) -> AsyncIterator[bytes]:
             async for reply in stream(request, Caller(context)):  # type: ignore[misc]
                 yield reply
 
         return grpc.unary_stream_rpc_method_handler(answers)
+
+    def _unary(self, unary: Unary) -> Any:
+        async def answer(request: bytes, context: Any) -> bytes:
+            return await unary(request, Caller(context))
+
+        return grpc.unary_unary_rpc_method_handler(answer)
 
     def _streamed(self, name: str) -> Any:
         """Find what takes a request in pieces, or many of them; None if the call is not of these."""
@@ -270,7 +277,7 @@ class GrpcConnection:
             ("grpc.max_reconnect_backoff_ms", 2_000),
         ]
         credentials = grpc.ssl_channel_credentials(roots, key, certificate)
-        self._channel = grpc.aio.secure_channel(member.address, credentials, options)
+        self._channel = grpc.aio.secure_channel(f"dns:///{member.address}", credentials, options)
 
     async def close(self) -> None:
         """Close the connection; calls that run end."""

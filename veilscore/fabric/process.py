@@ -30,9 +30,8 @@ from veilscore.fabric.traces import tracing
 from veilscore.fabric.watches import Watches, described
 from veilscore.files.private import check_private, keep_private, private_file, private_folder
 from veilscore.terms.node_config import load_node_config
+from veilscore.terms.watching import LogConfig
 
-_LOG_BYTES = 10 << 20
-_LOG_FILES = 5
 _OBJECTS = 5_000  # made and not freed, before the youngest are searched for cycles
 
 
@@ -48,16 +47,10 @@ class Service(Protocol):
         """End what runs and close all connections."""
 
 
-def log_to(home: Path, name: str = "node.log") -> None:
-    """Write JSON lines to home/log/NAME (10 MB a file, five kept), which no other process writes."""
-    folder = home / "log"
-    try:
-        os.close(private_file(private_folder(folder) / name))
-        handler = logging.handlers.RotatingFileHandler(
-            folder / name, maxBytes=_LOG_BYTES, backupCount=_LOG_FILES, encoding="utf-8"
-        )
-    except OSError as error:
-        raise StateError(f"log folder {folder} cannot be written: {error.strerror}") from error
+def log_to(home: Path, name: str = "node.log", rules: LogConfig | None = None) -> None:
+    """Write JSON lines to home/log/NAME, which no other process writes, put aside by size; or to standard error."""
+    rules = LogConfig() if rules is None else rules
+    handler = logging.StreamHandler() if rules.to == "stderr" else _log_file(home / "log", name, rules)
     handler.setFormatter(logging.Formatter("%(message)s"))
     root = logging.getLogger("veilscore.log")
     root.setLevel(logging.INFO)
@@ -74,6 +67,16 @@ def log_to(home: Path, name: str = "node.log") -> None:
         logger_factory=lambda *_: root,
         cache_logger_on_first_use=False,
     )
+
+
+def _log_file(folder: Path, name: str, rules: LogConfig) -> logging.Handler:
+    try:
+        os.close(private_file(private_folder(folder) / name))
+        return logging.handlers.RotatingFileHandler(
+            folder / name, maxBytes=rules.megabytes << 20, backupCount=rules.kept, encoding="utf-8"
+        )
+    except OSError as error:
+        raise StateError(f"log folder {folder} cannot be written: {error.strerror}") from error
 
 
 @contextlib.contextmanager
@@ -196,8 +199,8 @@ def serve(home: Path | str, open_node: Callable[[Path], Service]) -> None:
     with only_one(home):
         keep_freed_memory()
         raise_descriptors()
-        log_to(home)
         config = load_node_config(home)
+        log_to(home, rules=config.log)
         with tracing(config.traces, config.name, "node"), asyncio.Runner(loop_factory=loop_factory()) as runner:
             runner.run(serve_until_stopped(open_node(home), look_less_for_cycles))
 

@@ -19,6 +19,7 @@ from veilscore.terms.reading import ReadingRules
 from veilscore.terms.settings import Strict, VariableName, load
 from veilscore.terms.traces import TraceConfig
 from veilscore.terms.training import Training
+from veilscore.terms.watching import LogConfig, MetricsConfig
 
 PersonRole = Literal["modeller", "steward", "auditor", "operator", "account_manager"]
 
@@ -228,6 +229,10 @@ class NodeConfig(Strict):
     door: DoorConfig | None = Field(default=None, description="bank: how loan systems reach it; null: they do not")
     console: ConsoleConfig = Field(default=ConsoleConfig(), description="how `veilscore console` serves its people")
 
+    metrics: MetricsConfig | None = Field(
+        default=None, description="where the node answers /metrics and /health on this machine; null: nowhere"
+    )
+    log: LogConfig = Field(default=LogConfig(), description="where the node's log goes")
     traces: TraceConfig | None = Field(
         default=None, description="the party's own collector of OpenTelemetry traces; null: none are kept"
     )
