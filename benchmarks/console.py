@@ -150,7 +150,7 @@ def main() -> None:
         console = subprocess.Popen([sys.executable, "-m", "veilscore", "console", "--home", str(home)])
         try:
             log = home / "log" / "visits.log"
-            while not (log.exists() and "console open" in log.read_text(encoding="utf-8")):
+            while not (log.exists() and "site open" in log.read_text(encoding="utf-8")):
                 if console.poll() is not None:
                     raise SystemExit("the console did not start")
                 time.sleep(0.1)

@@ -5,7 +5,8 @@ life : simulated life, five parties, default (private) models. Variables of ends
        bank's own trees and trees on the pooled variables, both without noise, and the true hazard of the month that
        ends, which nobody has. Bound: 90 % of the coverage of that hazard at each budget. What bounds every model is
        beside it: pooled trees that were taught the true hazard in place of labels (no chance in what is learned), and a
-       Bayes filter that knows the laws of the simulation (`warning_ceiling`, firms of the first block). No owner gives
+       Bayes filter that knows the laws of the simulation (`warning_ceiling`, firms of the first block), with the shocks
+       and frauds that no event of a firm tells and without; and pooled trees by how many firms train. No owner gives
        the industry: its shocks are of one year, and mislead in the next. Printed too: which budget cut-offs meet in the
        later months, those read off the noised hold-out once, and those that follow the last month's noised counts
        (`party_bank.alarm_budget`).
@@ -216,12 +217,14 @@ def ceiling(
 ) -> dict[str, Any]:
     """Print and return what the best reader of events and others reach of the true hazard, on firms of one block."""
     months = range(24, 24 + len(WATCHED))
-    known = best_reader(folder, n_firms, SEED, months, set(rows.firms.tolist()))
     at = (rows.days.astype("datetime64[M]") - START.astype("datetime64[M]")).astype(int)
-    best = np.array([known.get(key, np.nan) for key in zip(rows.firms.tolist(), at.tolist(), strict=True)])
-    here = np.isfinite(best)
+    keys, risks = list(zip(rows.firms.tolist(), at.tolist(), strict=True)), dict[str, np.ndarray]()
+    for name, told in (("best reader of events", True), ("the same, told neither shocks nor frauds", False)):
+        known = best_reader(folder, n_firms, SEED, months, set(rows.firms.tolist()), told=told)
+        risks[name] = np.array([known.get(key, np.nan) for key in keys])
+    here = np.isfinite(risks["best reader of events"])
     some = WatchedRows(rows.firms[here], rows.days[here])
-    risks = {"best reader of events": best[here], **{name: risk[here] for name, risk in others.items()}}
+    risks = {name: risk[here] for name, risk in {**risks, **others}.items()}
     found: dict[str, dict[str, float]] = {name: {} for name in risks}
     for share in BUDGETS:
         for name, risk in risks.items():
@@ -231,6 +234,28 @@ def ceiling(
     for name, by in shown.items():
         print(f"  of the coverage of the true hazard, {np.unique(some.firms).size:,} firms, {name}: {by}", flush=True)
     return {"of the true hazard": shown}
+
+
+def by_size(
+    train: LabelledRows, x: np.ndarray, rows: WatchedRows, asked: np.ndarray, overdue: OverdueFirms,
+    others: Mapping[str, np.ndarray],
+) -> dict[str, dict[str, float]]:  # fmt: skip
+    """Print and return what pooled trees without noise reach of the true hazard, by how many firms train them."""
+    names, place = np.unique(train.firms, return_inverse=True)
+    drawn, found = np.random.default_rng(SEED).random(names.size)[place], dict[str, dict[str, float]]()
+    truth = [measure(rows, top(others["true hazard"], rows.days, s), overdue, MONTHS).coverage for s in BUDGETS]
+    for part in (0.125, 0.25, 0.5, 1.0):
+        some = drawn < part
+        risk = trees(**PLAIN).fit(x[some], train.overdue[some]).predict_proba(asked)[:, 1]
+        reached = [measure(rows, top(risk, rows.days, s), overdue, MONTHS).coverage for s in BUDGETS]
+        by = {f"{s:.0%}": round(one / all_, 3) for s, one, all_ in zip(BUDGETS, reached, truth, strict=True)}
+        n, bads = np.unique(train.firms[some]).size, int(train.overdue[some].sum())
+        print(
+            f"  of the coverage of the true hazard, {n:,} firms train, {bads:,} overdue, pooled, no noise: {by}",
+            flush=True,
+        )
+        found[f"{n} firms, {bads} overdue"] = by
+    return found
 
 
 def life(folder: Path, n_firms: int) -> tuple[dict[float, float], dict[str, Any]]:
@@ -259,6 +284,9 @@ def life(folder: Path, n_firms: int) -> tuple[dict[float, float], dict[str, Any]
     taught = XGBRegressor(**PLAIN | {"max_depth": 5}, n_jobs=2).fit(x, np.log(true_hazard(folder, train)))
     others["pooled, taught the true hazard"] = taught.predict(clear["pooled, no noise"][1])
     figures: dict[str, Any] = {"firms": n_firms, **ceiling(folder, n_firms, rows, overdue, others)}
+    figures["pooled, no noise, by firms that train"] = by_size(
+        train, x, rows, clear["pooled, no noise"][1], overdue, others
+    )
     trial = Trial(rows, overdue, MONTHS, others)
     fit[BANK]["bad"] = train.overdue
     fit, test = ({p: taken(p, one) for p, one in tables.items()} for tables in (fit, test))

@@ -5,6 +5,7 @@ that `veilscore/data/life.py` and the `life.py` of each holder say (rates, effec
 draw money on round trips) except the draws, reads the events of all holders when they are known, and gives the
 probability that a firm fails in the next three months. No model that has to learn from labels can do better on average.
 Texts are read by their last sentence alone; enforcement, patents, revenue and the counterparties of bookings are not.
+With told=False it knows the laws and not what no event of a firm says: the shocks of industries, and who is a fraud.
 
 Source: Doucet, de Freitas, Gordon, Rao-Blackwellised particle filtering for dynamic Bayesian networks, 2000: distress
 is drawn, quality and size are Gaussian given its path, and so are the logs of amounts.
@@ -92,10 +93,10 @@ class BayesFilter:
     log_weight : (n, P) since the particles were drawn anew.
     """
 
-    def __init__(self, seen: Seen, world: World, shocks: np.ndarray, at: np.ndarray) -> None:
+    def __init__(self, seen: Seen, world: World, shocks: np.ndarray, at: np.ndarray, *, told: bool = True) -> None:
         self.seen = {name: {key: grid[at] for key, grid in one.items()} for name, one in seen.items()}
         self.rng = np.random.default_rng(at[:1])
-        self.shock, self.fraud = shocks[world.industry[at]], world.fraud[at][:, None]
+        self.shock, self.fraud = shocks[world.industry[at]] * told, world.fraud[at][:, None] & told
         self.open = world.open[at]
         months = np.arange(MONTHS)[None, :] + 1.5 * world.industry[at][:, None]
         self.season = 0.25 * np.sin(2 * np.pi * months / 12)
@@ -263,17 +264,23 @@ class BayesFilter:
         self.log_weight += np.nan_to_num(seen)[:, None] * np.log(rate) - rate
 
 
-def best_reader(folder: Path, n_firms: int, seed: int, months: range, wanted: set[str]) -> dict[tuple[str, int], float]:
+def best_reader(
+    folder: Path, n_firms: int, seed: int, months: range, wanted: set[str], *, told: bool = True
+) -> dict[tuple[str, int], float]:
     """Return the best forecast of failure at ends of months, by firm and month, of wanted firms of the first block.
 
     months : of the third year. An annual report counts from the day on which it was filed.
+    told : whether it knows the shocks of industries, and which firms draw money on round trips.
     """
     world, shocks = world_of(n_firms, seed)
     seen, found = read_events(folder, world.ids), {}
     rows = np.flatnonzero(np.isin(world.ids, np.array(sorted(wanted))))
     for start in range(0, rows.size, AT_ONCE):
         at = rows[start : start + AT_ONCE]
-        one, other = BayesFilter(seen, world, shocks, at), None  # other: has read the report of the second year
+        one, other = (
+            BayesFilter(seen, world, shocks, at, told=told),
+            None,
+        )  # other: has read the report of the second year
         filed = np.nan_to_num(seen["reports"]["known"][at, YEAR_ENDS[1]], nan=np.inf)
         for month in range(months.stop):
             if month in months:

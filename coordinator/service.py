@@ -15,7 +15,7 @@ from coordinator.state_tables import AcceptanceRow, JobRow, StepRow
 from coordinator.totals import Totals
 from coordinator.watch import Watchers
 from veilscore.errors import ConfigError, EvidenceError, RefusedError
-from veilscore.evidence.console_acts import serve_console_calls
+from veilscore.evidence.console_acts import Pulse, serve_console_calls
 from veilscore.evidence.exchange import CrossSigning
 from veilscore.evidence.head_watch import HeadWatch
 from veilscore.evidence.log import FOLDER
@@ -75,9 +75,13 @@ class Coordinator:
         self.evidence = EvidenceRecorder(
             self.home, self.config, lambda: self.fabric.identity, lambda: self.fabric.federation
         )
-        serve_console_calls(self.fabric, self.evidence, self.name, self.config.role)
+        serve_console_calls(self.fabric, self.evidence, self.name, self.config.role, self.pulse)
         self._allowed, self._crossing = authoriser(self.config), asyncio.Lock()
         self.heads, self.watches = HeadWatch(self.evidence, self.fabric), Watches(self.name)
+
+    def pulse(self) -> Pulse:
+        """Return what only the running coordinator knows."""
+        return Pulse(clocks=self.fabric.clocks)
 
     def _state_url(self) -> str:
         if self.config.state_url is not None:

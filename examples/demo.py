@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ import yaml
 from parity import Private, compare_private, job_store
 from rich.panel import Panel
 from rich.table import Table
-from typed import ROOT, at_once, console, say, veilscore
+from typed import ROOT, Meanwhile, at_once, console, say, veilscore
 
 from veilscore.models.filed import load_model
 from veilscore.models.model import Scorecard
@@ -58,6 +59,7 @@ def main() -> int:
     console.print(Panel.fit("Veilscore: three owners of data, one scorecard, no data moved"))
     parties = [word for name, role in PARTIES.items() for word in ("--party", f"{name}:{role}")]
     veilscore("init", folder, "--data", options.data, *parties)
+    prepared = Meanwhile(partial(story.prepare, folder / "story"))  # of the second part, while the first waits
     bank = duckdb.read_parquet(str(options.data / "bank.parquet"))
     firms = [row[0] for row in bank.project("uscc").fetchall()]
     prepare_homes(folder, bank)
@@ -88,7 +90,7 @@ def main() -> int:
         console.print(f"  as {party} sees it: {store.path / 'report.html'}")
     console.print(f"So far {time.monotonic() - began:.0f} s.")
     try:
-        story.tell(folder / "story")
+        story.tell(folder / "story", prepared)
     except subprocess.CalledProcessError as error:
         return int(error.returncode)
     console.print(f"The demonstration took {time.monotonic() - began:.0f} s.")

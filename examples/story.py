@@ -14,13 +14,14 @@ import json
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import yaml
 from rich.table import Table
-from typed import ROOT, at_desk, at_once, console, say, told, veilscore
+from typed import ROOT, Meanwhile, at_desk, at_once, console, say, told, veilscore
 
 from party_bank.offers import secret_of
 from veilscore.files.home_key import home_key
@@ -33,8 +34,8 @@ FIRMS, CONSENTING = 5_000, 600
 ALARMED = (0.2, 0.1)  # of held out firms, by yellow and by red alarms
 
 
-def tell(folder: Path) -> None:
-    """Tell the whole story; CalledProcessError where a command fails."""
+def prepare(folder: Path) -> dict[str, dt.date | None]:
+    """Make what the owners have, and their variables; returns the bank's borrowers as `write_bank_data` does."""
     life, homes = folder / "life", folder / "homes"
     say(f"1. Five owners keep three years of events of {FIRMS:,} firms: invoices, filings, changes, cases, loans.")
     veilscore("simulate", life, "--life", "--firms", FIRMS, "--seed", 7)
@@ -44,7 +45,12 @@ def tell(folder: Path) -> None:
     say("2. Variables, each at its owner, as of a year ago and as of today.")
     for day, name in ((THEN, "then"), (NOW, "now")):
         at_once(*(build(homes, party, name, day) for party in ("bank", *HOLDERS)))
-    borrowers = write_bank_data(homes, life)
+    return write_bank_data(homes, life)
+
+
+def tell(folder: Path, prepared: Meanwhile[dict[str, dt.date | None]]) -> None:
+    """Tell the whole story of what was prepared in a folder; CalledProcessError where a command fails."""
+    homes, borrowers = folder / "homes", prepared.result()
     veilscore("up", homes)
     try:
         train(homes)
@@ -275,7 +281,7 @@ def main() -> int:
     folder = parser.parse_args().folder
     began = time.monotonic()
     try:
-        tell(folder)
+        tell(folder, Meanwhile(partial(prepare, folder)))
     except subprocess.CalledProcessError as error:
         return int(error.returncode)
     console.print(f"The story took {time.monotonic() - began:.0f} s.")

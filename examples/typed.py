@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from pathlib import Path
+from typing import Generic, TypeVar
 from unittest import mock
 
 from rich.console import Console
@@ -17,6 +22,29 @@ from veilscore.files.private import keep_private
 
 ROOT = Path(__file__).resolve().parent.parent
 console = Console(width=None if sys.stdout.isatty() else 110)
+_shown_on = ContextVar("_shown_on", default=console)  # another for what runs meanwhile
+Made = TypeVar("Made")
+
+
+class Meanwhile(Generic[Made]):
+    """Runs work beside what is shown, on a processor that would wait; what it shows itself comes with its result."""
+
+    def __init__(self, work: Callable[[], Made]) -> None:
+        self._shown = io.StringIO()
+        pool = ThreadPoolExecutor(1)
+        self._made = pool.submit(self._run, work)
+        pool.shutdown(wait=False)
+
+    def _run(self, work: Callable[[], Made]) -> Made:
+        _shown_on.set(Console(file=self._shown, width=console.width, force_terminal=console.is_terminal))
+        return work()
+
+    def result(self) -> Made:
+        """Wait for the work, show what it showed and return what it made; what it raised is raised."""
+        try:
+            return self._made.result()
+        finally:
+            console.file.write(self._shown.getvalue())
 
 
 def veilscore(*words: object, fails: bool = False, until: str = "", secrets: dict[str, str] | None = None) -> None:
@@ -25,10 +53,11 @@ def veilscore(*words: object, fails: bool = False, until: str = "", secrets: dic
     secrets : variables of its environment, which are not shown.
     CalledProcessError unless it ends as it should.
     """
-    done = _run(words, subprocess.PIPE if until else None, secrets)
+    apart = _shown_on.get() is not console
+    done = _run(words, subprocess.PIPE if until or apart else None, secrets)
     for line in (done.stdout or "").splitlines():
-        console.print(line, markup=False, highlight=False)
-        if line.startswith(until):
+        _shown_on.get().print(line, markup=False, highlight=False)
+        if until and line.startswith(until):
             break
     if (done.returncode != 0) != fails:
         raise subprocess.CalledProcessError(done.returncode or 1, done.args)
@@ -75,7 +104,7 @@ def at_once(*commands: tuple[object, ...]) -> None:
     for words, process in zip(commands, started, strict=True):
         said = process.communicate()[0].splitlines()
         show(words)
-        console.print(*said[:1], markup=False, highlight=False)
+        _shown_on.get().print(*said[:1], markup=False, highlight=False)
         if process.returncode:
             raise subprocess.CalledProcessError(process.returncode, process.args)
 
@@ -83,12 +112,12 @@ def at_once(*commands: tuple[object, ...]) -> None:
 def show(words: tuple[object, ...]) -> None:
     """Print a command."""
     shown = [str(word).replace(f"{ROOT}/", "") for word in words]
-    console.print(f"\n[bold cyan]$ veilscore {shlex.join(shown)}[/bold cyan]", highlight=False)
+    _shown_on.get().print(f"\n[bold cyan]$ veilscore {shlex.join(shown)}[/bold cyan]", highlight=False)
 
 
 def say(text: str) -> None:
     """Explain what comes next."""
-    console.print(f"\n[bold]{text}[/bold]")
+    _shown_on.get().print(f"\n[bold]{text}[/bold]")
 
 
 def _environment() -> dict[str, str]:

@@ -56,20 +56,33 @@ def followed_cutoffs(job: Path, model: Path, shares: Sequence[float]) -> list[fl
     """
     try:
         sized = parse_json(read_text(job / "sized.json", "counts of a sizing"))
-        (limits,) = sized["cutoffs"].values()
+        ((measure, limits),) = sized["cutoffs"].items()
         counts = np.array([sized["steps"][name] for name in reversed(sized["order"])], dtype=np.float64)
         noise, limits = float(sized["noise"]), np.array(limits, dtype=np.float64)
+        is_watch, counted_by = sized["watch"], sized["models"][measure]
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"{job.name} has no counts of a watch with one measure: run a job of task size_decision on it"
         ) from error
-    drowned = counts < _LEAST_OVER_NOISE * noise
-    if counts.size != limits.size + 1 or drowned.any():
+    if not is_watch:
+        raise ConfigError(f"job {job.name} counted by decision {sized['decision']}, which is no watch: size the watch")
+    found = load_model(model / "model.json")
+    if counted_by != found.sha256.hex():
+        raise ConfigError(
+            f"job {job.name} counted by another model than {model.name} as it is filed: file the watch with this one "
+            "and size it again"
+        )
+    if counts.size != limits.size + 1:
+        raise ConfigError(
+            f"job {job.name} has {counts.size} counts for {limits.size} cut-offs, which go with one count more: its "
+            "sized.json was changed; run it again"
+        )
+    if (counts < _LEAST_OVER_NOISE * noise).any():
         raise ConfigError(
             f"job {job.name} counted {counts.min():,.0f} firms at a level with noise of {noise:,.0f}: count more, or "
             "with more of the account (mu)"
         )
-    units = load_model(model / "model.json").scaling.units
+    units = found.scaling.units
     return _told_apart(model.name, shares, totals_below(limits * units, counts, shares), units)
 
 

@@ -22,7 +22,7 @@ from party_bank.book_tables import FIRMS, HISTORY, LINES, TRANSITIONS
 from party_bank.book_version import make_or_check
 from party_bank.settings import BankSettings
 from veilscore.errors import BookError, StateError
-from veilscore.files.database import open_engine, reason
+from veilscore.files.database import READS, open_engine, reason
 from veilscore.files.private import private_folder
 
 Row = dict[str, Any]
@@ -76,9 +76,15 @@ class Book:
             yield entry
             entry.write_history()
 
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[BookEntry]:
+        """Run the block on one state of the book; it waits for no writer, and what it would change does not stay."""
+        with self._snapshot() as db:
+            yield BookEntry(db, "", self._now_s(db))
+
     def rows(self, query: sa.Select[Any]) -> list[Row]:
         """Return what a query finds."""
-        with self._transaction() as db:
+        with self._snapshot() as db:
             return [dict(row) for row in db.execute(query).mappings()]
 
     def row(self, query: sa.Select[Any], missing: str) -> Row:
@@ -90,7 +96,7 @@ class Book:
 
     def today(self) -> dt.date:
         """Return today's date by the book's clock, which is refused if it jumped."""
-        with self._transaction() as db:
+        with self._snapshot() as db:
             return day_of(self._now_s(db))
 
     def confirm_date(self, date: dt.date, actor: str) -> None:
@@ -120,10 +126,19 @@ class Book:
         )
 
     @contextlib.contextmanager
+    def _snapshot(self) -> Iterator[Connection]:
+        with self._told(), self._engine.connect().execution_options(**READS) as db:
+            yield db  # closed without a commit
+
+    @contextlib.contextmanager
     def _transaction(self) -> Iterator[Connection]:
+        with self._told(), self._engine.begin() as db:
+            yield db
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
         try:
-            with self._engine.begin() as db:
-                yield db
+            yield
         except sa.exc.IntegrityError as error:  # each caller looks first, so only another process can have come between
             raise BookError("another process entered the same just now; nothing was changed, do it again") from error
         except sa.exc.DBAPIError as error:

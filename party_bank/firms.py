@@ -14,7 +14,7 @@ from party_bank.book_tables import CONSENTS, FIRMS
 from veilscore.data.ingest import read_table
 from veilscore.errors import BookError, DataError
 from veilscore.release.consent import Signed, body_of, claim_of, commit
-from veilscore.release.scope import PURPOSES
+from veilscore.release.scope import PURPOSES, REPORT, SECTION
 from veilscore.terms.settings import read_text
 
 ABOUT = ("name", "industry", "region", "manager")
@@ -49,7 +49,7 @@ def put_firms(book: Book, firms: Sequence[Mapping[str, str]], actor: str) -> int
 def import_consents(book: Book, home: Path, actor: str) -> int:
     """Note which firms of the book the tokens and lists in HOME/consents cover; return how many are new.
 
-    Only consents to decisions are noted.
+    Those to decisions and to credit reports are noted; scores of a bank's own models are none of the book's.
     """
     added = 0
     with book.writing(actor) as entry:
@@ -57,7 +57,7 @@ def import_consents(book: Book, home: Path, actor: str) -> int:
         for path in sorted([*(home / "consents" / "tokens").glob("*.json"), *(home / "consents" / "lists").glob("*")]):
             signed = Signed.from_text(read_text(path, "consent"), str(path))
             claim, body = claim_of(signed), body_of(signed)
-            if "decide" not in claim.scope.tasks:
+            if not {"decide", SECTION} & set(claim.scope.tasks):
                 continue
             named = {signed.commitments[n : n + 32] for n in range(0, len(signed.commitments), 32)}
             for firm, row in zip(firms, commit(claim.salt, firms), strict=True):
@@ -102,6 +102,14 @@ def withdraw_consent(book: Book, firm: str, purpose: str, actor: str) -> int:
         return sum(
             entry.change(CONSENTS, row["id"], CONSENTS.c.revoked_s.is_(None), revoked_s=entry.at_s) for row in rows
         )
+
+
+def report_consents(book: Book, firm: str) -> list[str]:
+    """Return the ids of a firm's consents to credit reports that were not withdrawn and last, the longest first."""
+    query = sa.select(CONSENTS.c.document).where(
+        CONSENTS.c.firm == firm, CONSENTS.c.purpose == REPORT, CONSENTS.c.revoked_s.is_(None)
+    )
+    return [str(row["document"]) for row in book.rows(query.order_by(CONSENTS.c.expires_s.desc()))]
 
 
 def consent_for(entry: BookEntry, firm: str, purpose: str) -> Row:

@@ -71,7 +71,7 @@ class BatchJoint:
         job = with_model_version(job, self._node.home)
         if not job.of(Decide).watch:
             return job
-        with self._book.writing(self._actor) as entry:  # a month of a watch goes on from the one before
+        with self._book.reading() as entry:  # a month of a watch goes on from the one before
             last = {"last": last_job(entry)}
         return job.model_copy(update={"parameters": job.parameters.model_copy(update=last)})
 

@@ -17,7 +17,7 @@ from party_bank.book import Book
 from party_bank.book_tables import CONSENTS, DECISIONS
 from party_bank.joint import OpenedSteps
 from veilscore.errors import BookError, VeilscoreError
-from veilscore.models.decided import load_decision
+from veilscore.evidence.filings import filed_versions
 from veilscore.release.consent import Signed
 from veilscore.release.token_choice import set_aside, token_of
 from veilscore.terms.decide import Decide
@@ -82,9 +82,18 @@ class OnlineJoint:
         )
 
     def _bits(self, model: str, sha256: str) -> float:
-        """Return what an outcome of a decision tells; of each version its file is read once."""
+        """Return what an outcome of the version that answered tells, which may not be in use any more; it is read once.
+
+        Raises BookError where this home has no such version.
+        """
         if (model, sha256) not in self._known:
-            self._known[model, sha256] = bits_of(load_decision(self._node.home, model).decision.outcomes)
+            filed = next(filed_versions(self._node.home, model, bytes.fromhex(sha256)), None)
+            if filed is None:
+                raise BookError(
+                    f"decision {model} was answered by its version {sha256[:16]}..., which is not in "
+                    f"{self._node.home} any more: restore it from backup, then do the same again"
+                )
+            self._known[model, sha256] = bits_of(filed[0].decision.outcomes)
         return self._known[model, sha256]
 
     def _answer(

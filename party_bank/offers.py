@@ -52,11 +52,16 @@ def write_code(path: Path, link: str) -> None:
     _save(path, _code(link))
 
 
-def _code(text: str) -> bytes:
+def inline_code(link: str) -> str:
+    """Return the QR code of a link as SVG that stands within a page."""
+    return _code(link, xmldecl=False, svgns=True, omitsize=True).decode()
+
+
+def _code(text: str, **how: bool) -> bytes:
     import segno  # noqa: PLC0415 - an extra
 
     file = io.BytesIO()
-    segno.make(text, error="m", micro=False).save(file, kind="svg", scale=4)
+    segno.make(text, error="m", micro=False).save(file, kind="svg", scale=4, **how)
     return file.getvalue()
 
 

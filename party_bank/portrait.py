@@ -78,7 +78,7 @@ def make_portrait(book: Book, settings: BankSettings, firm: str, node: NodeConfi
 
     node : of the bank; its data set is `settings.dataset`, whose columns are left out where it is not set.
     """
-    with book.writing("portrait") as entry:  # it only reads: one state of the book for all fields
+    with book.reading() as entry:
         about = entry.lock_firm(firm)
         fields = [
             PortraitField("firm", key, about[key], "book", _moment(about["since_s"]), node.name)

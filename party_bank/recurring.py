@@ -26,7 +26,7 @@ def tasks(settings: BankSettings, joint: JointDecision, inflow: Inflow | None = 
         return f"{renewals.lapse(book):,} proposals lapsed"
 
     def prepare(book: Book, firm: str, _day: dt.date) -> str:
-        with book.writing("due") as entry:
+        with book.reading() as entry:
             contracts = [row["number"] for row in renewals.due_contracts(entry, settings, firm)]
         done = [renewals.prepare(book, settings, joint, number, "due", inflow) for number in contracts]
         return (

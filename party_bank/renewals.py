@@ -19,12 +19,14 @@ from party_bank.firms import consent_for
 from party_bank.joint import JointDecision, Question, decide_jointly
 from party_bank.limits import limit_of, room
 from party_bank.settings import BankSettings, amount_of, shown_amount
-from veilscore.errors import BookError, ConfigError
+from veilscore.errors import BookError, ConfigError, DataError
 from veilscore.terms.decision import Purpose
+from veilscore.terms.node_config import NodeConfig
 
 RENEWAL: Purpose = "renewal"
 _SPREAD = 3  # months by which a term may differ from the product's, to end when money comes in
 _LEAST = 3  # months of a term
+_BOOKINGS = "bookings.parquet"  # as the shipped catalogue of a bank names it
 
 Inflow = Callable[[str], Sequence[float] | None]
 
@@ -153,10 +155,18 @@ def fitted_months(inflow: Sequence[float] | None, start: dt.date, usual: int) ->
     return max(range(max(_LEAST, usual - _SPREAD), usual + _SPREAD + 1), key=gathered)
 
 
+def own_inflow(settings: BankSettings, node: NodeConfig) -> Inflow | None:
+    """Return the inflow by the bookings of which the bank's own data set is built; None where it has none."""
+    found = None if settings.dataset is None else node.datasets.get(settings.dataset)
+    events = None if found is None or found.features is None else found.features.events
+    bookings = None if events is None else events / _BOOKINGS
+    return inflow_of(bookings) if bookings is not None and bookings.is_file() else None
+
+
 def inflow_of(bookings: Path) -> Inflow:
     """Return the mean inflow of a firm by calendar month from the bank's own table of bookings (Parquet).
 
-    Its columns are those of `party_bank/catalogue.yaml`: uscc, booked_on, direction, amount.
+    Its columns are those of `party_bank/catalogue.yaml`: uscc, booked_on, direction, amount; DataError without them.
     """
 
     def found(firm: str) -> Sequence[float] | None:
@@ -166,8 +176,11 @@ def inflow_of(bookings: Path) -> Inflow:
             "SELECT month(booked_on), sum(amount) / count(DISTINCT year(booked_on)) FROM read_parquet(?) "
             "WHERE uscc = ? AND direction = 'in' GROUP BY 1"
         )
-        with duckdb.connect() as db:
-            rows = dict(db.execute(query, [str(bookings), firm]).fetchall())
+        try:
+            with duckdb.connect() as db:
+                rows = dict(db.execute(query, [str(bookings), firm]).fetchall())
+        except duckdb.Error as error:
+            raise DataError(f"{bookings} is no table of bookings with uscc, booked_on, direction, amount") from error
         return [float(rows.get(month, 0.0)) for month in range(1, 13)] if rows else None
 
     return found

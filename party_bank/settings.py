@@ -146,6 +146,15 @@ class Budget(Strict):
     regions: dict[str, Whole] = Field(default_factory=dict, description="most of a region")
 
 
+class ReportConsent(Strict):
+    """Says what the portal asks owners' consent to credit reports for: whose sections, and which fields of them."""
+
+    holders: tuple[Name, ...] = Field(min_length=1, max_length=60, description="holders that write sections")
+    fields: tuple[str, ...] = Field(
+        min_length=1, max_length=200, description="fields (`veilscore section fields`) that they may tell; [all]: each"
+    )
+
+
 class PortalSite(ConsoleConfig):
     """Says where `veilscore bank portal` serves the owners of firms, always over TLS 1.3."""
 
@@ -157,7 +166,11 @@ class PortalSite(ConsoleConfig):
     )
     bank_name: str = Field(default="", max_length=80, description="name of the bank on its pages; empty: the node's")
     consent_days: dict[Purpose, Annotated[int, Field(ge=1, le=3650)]] = Field(
-        default={"application": 30, "renewal": 400}, description="how long a consent is valid, by purpose"
+        default={"application": 30, "renewal": 400, "report": 90},
+        description="how long a consent is valid, by purpose",
+    )
+    report: ReportConsent | None = Field(
+        default=None, description="consents to credit reports that the portal asks for; null: none"
     )
 
     @model_validator(mode="after")
@@ -193,6 +206,9 @@ class BankSettings(Strict):
     sections: dict[Name, tuple[Name, ...]] = Field(
         default_factory=dict,
         description="catalogues whose fields a holder tells in sections of reports; not named: that of its own name",
+    )
+    section_data: Name = Field(
+        default="main", description="data set of holders of whose variables they write sections, as jobs name it"
     )
     renewals: RenewalRules = Field(default=RenewalRules(), description="when contracts that end are looked at")
     warnings: WarningRules = Field(default=WarningRules(), description="early warnings: levels, label, tables")

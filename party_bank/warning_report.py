@@ -33,6 +33,7 @@ from veilscore.errors import DataError
 from veilscore.reports.svg import DASHED, Chart, percent
 
 _MONTH_DAYS = 365.25 / 12
+REACHED = 0.9  # of the firms overdue, of which the budget is told
 
 
 @dataclass(frozen=True, repr=False)
@@ -174,6 +175,8 @@ class WarningReport:
 
     joint : of the levels that were told, None until a month's horizon is over; bank_only : of another model with as
         many alarms each month, None without one.
+    joint_reach : budget of the fewest levels that warned `REACHED` of the firms overdue, None where all levels together
+        did not; bank_only_reach : the least budget with which the other model warns so many.
     feedback : closed cases by what persons found; open_cases : those that are open.
     """
 
@@ -183,6 +186,8 @@ class WarningReport:
     alarms: int
     feedback: dict[str, int]
     open_cases: int
+    joint_reach: float | None = None
+    bank_only_reach: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return it as values of JSON."""
@@ -208,17 +213,21 @@ def report(book: Book, settings: BankSettings, home: Path, own: Path | None = No
         np.array([row["firm"] for row in closed], dtype=np.str_),
         np.array([day_told[row["reference"]] for row in closed], dtype="datetime64[D]"),
     )
-    late, joint, other = np.array([row["step"] > 0 for row in closed], dtype=np.bool_), None, None
+    steps = np.array([row["step"] for row in closed], dtype=np.int64)
+    late, joint, other, reach, own_reach = steps > 0, None, None, None, None
     if closed:
         joint = measure(rows, late, overdue, rules.months)
+        each = (measure(rows, steps >= least, overdue, rules.months) for least in range(int(steps.max()), 0, -1))
+        reach = next((found.budget for found in each if found.coverage >= REACHED), None)
         if own is not None:
             risk = _own_risk(own, settings.id_normaliser, [(row["firm"], month_of(row["reference"])) for row in closed])
             other = measure(rows, riskiest(risk, rows.days, late), overdue, rules.months)
+            own_reach = budget_for(risk, rows, overdue, rules.months, REACHED)
     cases = book.rows(sa.select(CASES.c.feedback, sa.func.count().label("n")).group_by(CASES.c.feedback))
     feedback = {row["feedback"]: row["n"] for row in cases}
     n_open = feedback.pop("", 0)
     n_alarms = book.rows(sa.select(sa.func.count().label("n")).select_from(ALARMS))[0]["n"]
-    return WarningReport(today.isoformat(), joint, other, n_alarms, feedback, n_open)
+    return WarningReport(today.isoformat(), joint, other, n_alarms, feedback, n_open, reach, own_reach)
 
 
 def _own_risk(path: Path, normaliser: str, wanted: list[tuple[str, dt.date]]) -> Vector:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import yaml
 from bank_trial import NOON, SETTINGS, Clock, Joint, consent, empty_file, lend
 
-from party_bank import applications, campaigns, offers, renewals
+from party_bank import alarms, applications, campaigns, offers, renewals
 from party_bank.applications import REFERRED, Verdict
 from party_bank.book import Book
 from party_bank.book_tables import OFFERS
+from party_bank.contracts import draw
 from party_bank.firms import put_firms
 from party_bank.policy.graph import parse_graph
 from party_bank.policy.versions import Policies
@@ -70,6 +71,12 @@ def filled_bank(home: Path, count: int = 120, now_s: float = NOON) -> Path:
         judge = _judge(REFERRED if n < 2 else ("approved", "declined")[n - 2])
         asked = applications.ApplicationRequest(f"w-{n}", firm, "flow", 5_000_000, 12, "", "")
         applications.apply(book, SETTINGS, Joint({firm: 2}), judge, asked, "portal")
+    watched = ids[100:103] if count > 103 else []
+    consent(book, watched, "watch")
+    for firm in watched:
+        draw(book, lend(book, firm, 3_000_000, "tax"), 1_000_000, f"d-{firm}", "lin")
+    if watched:
+        alarms.run(book, SETTINGS, Joint(dict(zip(watched, (1, 2, 0), strict=True))), book.today(), "due")
     book.close()
     graph = (files("party_bank.policy") / "graphs" / "admission.json").read_bytes()
     Policies(home).file(parse_graph(graph, "admission"))

@@ -22,7 +22,7 @@ from veilscore.console.desk import ConsoleDesk
 from veilscore.console.home import ConsoleHome
 from veilscore.console.link import NodeLink
 from veilscore.console.passkeys import Passkeys
-from veilscore.console.serve import hosts_of
+from veilscore.console.running import hosts_of
 from veilscore.console.site import application, pages_of, sites_of
 from veilscore.console.store import ConsoleStore
 

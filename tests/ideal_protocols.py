@@ -18,7 +18,8 @@ import numpy as np
 from veilscore.crypto import shares
 from veilscore.crypto.circuits import to_bits
 from veilscore.crypto.garbled import Plain
-from veilscore.lattice.params import T
+from veilscore.lattice.params import INNER, T
+from veilscore.lattice.rounding import exact_scale
 from veilscore.protocols import best_columns, chains, curve, decision_counts, residual
 from veilscore.protocols.bit_products import NO_BITS, NO_VALUES
 from veilscore.protocols.boosting_nodes import subtract
@@ -42,6 +43,10 @@ _RNG = np.random.default_rng()
 
 def uniform(*shape):
     return _RNG.integers(0, T, shape, np.uint64)
+
+
+def _mod(values, modulus):
+    return (values % modulus).astype(np.uint64)
 
 
 def _words(data, *shape):
@@ -159,15 +164,15 @@ class Table:
 
     hint_bytes = hint_unit = 1
 
-    def __init__(self, n_samples, _n_codes, _label, **_options):
-        self._n = n_samples
+    def __init__(self, n_samples, _n_codes, _label, *, params):
+        self._n, self._t = n_samples, params.t
 
     def add_hints(self, _chunk):
         pass
 
     def query(self, theta):
-        own = uniform(self._n)
-        return SimpleNamespace(pack=lambda: shares.to_ring(theta).tobytes() + own.tobytes()), own
+        own = uniform(self._n) % np.uint64(self._t)
+        return SimpleNamespace(pack=lambda: shares.to_ring(theta, self._t).tobytes() + own.tobytes()), own
 
 
 class TableCodes:
@@ -175,8 +180,8 @@ class TableCodes:
 
     hint_bytes = 1
 
-    def __init__(self, codes, n_codes, _label, **_options):
-        self._codes, self._cells = codes[:, 0], int(n_codes[0])
+    def __init__(self, codes, n_codes, _label, *, params):
+        self._codes, self._cells, self._t = codes[:, 0], int(n_codes[0]), np.uint64(params.t)
 
     def hint_chunks(self):
         return [b"h"]
@@ -187,7 +192,7 @@ class TableCodes:
 
     def evaluate_bytes(self, data):
         table, theirs = _words(data[: 8 * self._cells], -1), _words(data[8 * self._cells :], -1)
-        return subtract(table[self._codes], theirs)
+        return (table[self._codes] + self._t - theirs) % self._t
 
 
 class Key:
@@ -220,14 +225,31 @@ class Evaluator:
         share = uniform(v.shape[1])
         return [subtract(shares.sum_shares(shares.times(u, v), axis=0), share).tobytes()], share
 
-    def add_sums(self, chunk, n_vectors, v, terms, onto=None):
-        c = _words(chunk, n_vectors, -1)
-        sums = np.stack([shares.sum_shares(shares.times(c[one[:, 0]], v[one[:, 1]]), axis=0) for one in terms])
-        return sums if onto is None else shares.add(sums, onto)
 
-    def close_sum(self, sums, _n_vectors, n_rows):
-        share = uniform(n_rows)
-        return subtract(sums[0], share).tobytes(), share
+class SumsOfProducts:
+    """Stands for `InnerKey` and, at the holder, for `InnerEvaluator`."""
+
+    def __init__(self, *label_or_public_and_terms):
+        self._terms = label_or_public_and_terms[-1]
+        self._sums = 0
+
+    def public(self):
+        return b"key"
+
+    def encrypt(self, u):
+        return u.tobytes()
+
+    def add(self, chunk, n_vectors, v):
+        c, vectors = _words(chunk, n_vectors, -1).astype(object), exact_scale(INNER).join(v).astype(object)
+        products = [(c[one[:, 0]] * vectors[one[:, 1]]).sum() for one in self._terms]
+        self._sums = (self._sums + np.array(products, object)) % INNER.t
+
+    def reply(self):
+        share = _mod(uniform(len(self._terms)), INNER.t)
+        return _mod(self._sums - share.astype(object), INNER.t).tobytes(), share
+
+    def share(self, reply, n_sums):
+        return _words(reply, n_sums)
 
 
 # --- bits times numbers, and steps of totals -------------------------------------------------------------------------
@@ -369,8 +391,10 @@ _IDEAL = {
         "LookupCodes": TableCodes,
         "ProductKey": Key,
         "ProductEvaluator": Evaluator,
+        "InnerKey": SumsOfProducts,
+        "InnerEvaluator": SumsOfProducts,
         "N": _SLOTS,
-        "REPLY_BYTES": 8 * _SLOTS,
+        "reply_bytes": lambda n_sums: 8 * n_sums,
     },
     chains: {
         "HistogramVectors": Vectors,

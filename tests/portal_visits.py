@@ -9,22 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 from bank_trial import SETTINGS, Joint, empty_file
-from console_visits import ORIGIN, PORT, Browser
+from console_visits import ORIGIN, PORT, Answered, Browser
 
 from party_bank.applications import by_ladder
 from party_bank.book import Book
 from party_bank.firms import put_firms
 from party_bank.offers import secret_of
 from party_bank.portal.entry import codes_of
-from party_bank.portal.owner import PortalHome
-from party_bank.portal.serve import desk_of, portal_of, site_of
+from party_bank.portal.owner import PortalHome, site_of
+from party_bank.portal.serve import desk_of, portal_of
 from party_bank.portal.store import OwnerStore
 from veilscore.console.link import NodeLink
 from veilscore.console.passkeys import Passkeys
-from veilscore.console.serve import hosts_of
+from veilscore.console.running import hosts_of
 from veilscore.console.site import application
 from veilscore.files.home_key import home_key
 from veilscore.models.decided import FiledDecision
+from veilscore.release.consent import Revocations, read_revocations
 from veilscore.release.issuer import Issuer
 from veilscore.terms.decision import DecisionModel
 
@@ -131,3 +132,30 @@ class OpenedPortal:
 def hidden(text: str, name: str) -> str:
     """The value of a hidden field of a form."""
     return re.search(rf'name="{name}" value="([^"]*)"', text).group(1)
+
+
+def agree(browser: Browser, purpose: str, **more: str) -> Answered:
+    """Let an owner read what a consent says, and say yes to it."""
+    page = browser.get(f"/consents/{purpose}").text
+    return browser.post(f"/consents/{purpose}/give", terms=hidden(page, "terms"), agree="yes", **more)
+
+
+def issuer_of(portal: OpenedPortal) -> Issuer:
+    """The consent issuer of a portal."""
+    return Issuer.load(portal.home.path.parent / "consent-desk")
+
+
+def withdrawn(portal: OpenedPortal) -> Revocations:
+    """What holders are given, as they verify it."""
+    return read_revocations(portal.portal.consents.withdrawals(), known(portal))
+
+
+def known(portal: OpenedPortal) -> dict[str, str]:
+    """The issuer's public key by its name, as holders list it."""
+    issuer = issuer_of(portal)
+    return {issuer.name: issuer.public_key}
+
+
+def tokens(portal: OpenedPortal) -> list[Path]:
+    """The tokens in the bank's home."""
+    return sorted((portal.home.path / "consents" / "tokens").glob("*.json"))

@@ -184,14 +184,15 @@ def test_the_noise_has_the_deviation_and_shape_that_is_charged(sigma):
     drawn = discrete_gaussian(sigma, 40_000)
     assert drawn.dtype == np.int64
     assert drawn.size == 40_000
-    assert abs(drawn.mean()) < 4.5 * sigma / 200
-    assert abs(drawn.astype(float).std() / sigma - 1) < (0.02 if sigma > 1 else 0.03)
+    assert abs(drawn.mean()) < 6 * sigma / 200
+    assert abs(drawn.astype(float).std() / sigma - 1) < (0.022 if sigma > 1 else 0.03)
     z = np.sort(np.abs(drawn.astype(float))) / sigma
     beyond = [(z > k).mean() for k in (1, 2, 3)]
     if sigma >= 40:
-        # of whole numbers beyond k sigma, which begin half a step later: without that one run in 200 would fail
+        # of whole numbers beyond k sigma, which begin half a step later; six deviations of the first two, and of the
+        # third, of which there are 108, what 2 of 10^9 runs leave
         expected = [2 * NormalDist().cdf(-k - 0.5 / sigma) for k in (1, 2, 3)]
-        assert np.allclose(beyond, expected, atol=[0.012, 0.006, 0.0013])
+        assert np.allclose(beyond, expected, atol=[0.014, 0.0063, 0.0018])
 
 
 def test_small_noise_has_the_probabilities_of_the_paper():
@@ -202,7 +203,7 @@ def test_small_noise_has_the_probabilities_of_the_paper():
     expected /= expected.sum()
     seen = np.array([(drawn == one).sum() for one in k])
     chi2 = ((seen - n * expected) ** 2 / (n * expected)).sum()
-    assert chi2 < 40, "12 degrees of freedom: above 40 once in 14,000"
+    assert chi2 < 65, "12 degrees of freedom: above 65 once in 4 * 10^8"
 
 
 @pytest.mark.parametrize("sigma", [0.0, -1.0, math.nan, 2.0**60])

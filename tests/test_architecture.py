@@ -53,6 +53,7 @@ SOLE_IMPORTERS = {
     "docxtpl": "party_bank.assistants.word",
     "typst": "party_bank.assistants.pdf",
     "authlib": "veilscore.console.oidc",
+    "opentelemetry": "veilscore.fabric.traces",
     "uvicorn": "veilscore.fabric.https",
     "webauthn": "veilscore.console.passkeys",
 }

@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from party_bank import book_version
 from party_bank.book import Book
 from party_bank.book_check import check_book
-from party_bank.book_tables import CASES, CONTRACTS, LENT, LINES, STATES, TRANSITIONS
+from party_bank.book_tables import CASES, CONTRACTS, FIRMS, LENT, LINES, STATES, TRANSITIONS
 from party_bank.contracts import draft_contract, draw, end, months_after, repay, sign
 from party_bank.settings import BankSettings, load_settings, read_amount, shown_amount
 from veilscore.errors import BookError, ConfigError, StateError
@@ -175,6 +175,22 @@ def altered(tmp_path, statement):
         db.execute(statement)
     db.close()
     return url
+
+
+def test_who_reads_waits_for_no_writer_and_changes_nothing(tmp_path):
+    book = Book(f"sqlite:///{tmp_path / 'book.db'}")
+    try:
+        add_firms(book, ["A"])
+        with book.writing("test") as entry:
+            entry.change(FIRMS, 1, name="new")
+            with book.reading() as seen:  # with a lock this would wait for ten seconds and fail
+                before = [row["name"] for row in seen.rows(sa.select(FIRMS))]
+                assert [row["name"] for row in book.rows(sa.select(FIRMS))] == before != ["new"]
+        with book.reading() as seen:
+            seen.change(FIRMS, 1, name="other")
+        assert one(book, FIRMS, 1)["name"] == "new"
+    finally:
+        book.close()
 
 
 def test_a_newer_book_is_refused(tmp_path):

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from party_bank.joint import DecisionsFile, no_joint_decision
 from party_bank.policy.graph import load_graph
 from party_bank.portfolio import LimitCandidates, plan_portfolio
 from party_bank.portrait import make_portrait
-from party_bank.renewals import fitted_months, inflow_of
+from party_bank.renewals import fitted_months, inflow_of, own_inflow
 from party_bank.settings import BankSettings, Budget
 from veilscore.errors import BookError, ConfigError, DataError
 from veilscore.terms.node_config import NodeConfig
@@ -187,6 +188,15 @@ def test_a_term_ends_when_money_comes_in(tmp_path):
     inflow = inflow_of(tmp_path / "b.parquet")
     assert inflow("A")[2:4] == [20.0, 0.0]
     assert inflow("B") is None
+    of = lambda at: SimpleNamespace(datasets={"main": SimpleNamespace(features=SimpleNamespace(events=at))})  # noqa: E731
+    settings = SETTINGS.model_copy(update={"dataset": "main"})
+    assert own_inflow(SETTINGS, of(tmp_path)) is None
+    assert own_inflow(settings, of(tmp_path)) is None, "no bookings there"
+    (tmp_path / "b.parquet").rename(tmp_path / "bookings.parquet")
+    assert own_inflow(settings, of(tmp_path))("A") == [0.0, 0.0, 20.0, *[0.0] * 9]
+    (tmp_path / "bookings.parquet").write_text("no table")
+    with pytest.raises(DataError, match="is no table of bookings"):
+        own_inflow(settings, of(tmp_path))("A")
 
 
 @pytest.mark.parametrize(

@@ -167,7 +167,9 @@ def fresh(tmp_path):
 def test_what_is_asked_again_has_the_same_id_and_the_consent_of_now(fresh, tmp_path, monkeypatch):
     home = tmp_path / "homes" / "bank"
     filed = SimpleNamespace(decision=SimpleNamespace(outcomes=6))
-    monkeypatch.setattr("party_bank.joint_online.load_decision", lambda *_: filed)
+    monkeypatch.setattr(
+        "party_bank.joint_online.filed_versions", lambda _home, _name, sha: iter([(filed, None)] * (sha == b"\1" * 32))
+    )
     tax = pb.PartyStatus(party="tax", status="refused", reason="no")
     failed = pb.ScoreResponse(status="failed", parties=[tax])
     done = pb.ScoreResponse(
@@ -193,6 +195,8 @@ def test_what_is_asked_again_has_the_same_id_and_the_consent_of_now(fresh, tmp_p
     note_all(homes, fresh)
     (home / "consents" / "tokens" / f"{first}.json").unlink()
     assert once()["status"] == "approved"
+    with pytest.raises(BookError, match="decision admit was answered by its version 020202"):  # never by that in use
+        joint._bits("admit", "02" * 32)
     assert {(one.request_id, one.firm_id, one.output, one.purpose) for one in nodes.asked} == {
         ("application/r-A", "A", "decision", "application")
     }

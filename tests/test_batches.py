@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections import Counter
 
@@ -14,6 +15,7 @@ from test_fabric import DAY_S, echo, on_network
 from veilscore.errors import IdentityError, PeerError, RefusedError
 from veilscore.fabric import batches
 from veilscore.fabric.grpc_channel import Caller, GrpcLine
+from veilscore.fabric.process import loop_factory
 from veilscore.v1 import wire_pb2
 from veilscore.v1.control_pb2 import JobInfo, JobRef
 from veilscore.wire.protocol import VERSION
@@ -153,13 +155,16 @@ def test_a_node_that_stops_fails_its_calls_and_the_next_ones_find_it_again():
 
 
 def test_a_node_that_stops_itself_says_so_to_its_callers():
+    begun = asyncio.Event()
+
     async def forever(_request, _peer):
+        begun.set()
         await asyncio.sleep(60)
 
     async def scenario(bank, tax):
         tax.register("Score", {"bank"}, JobRef, forever)
-        waiting = asyncio.create_task(score(bank))
-        await asyncio.sleep(0.2)
+        waiting = asyncio.create_task(score(bank, timeout_s=30))
+        await begun.wait()
         await bank.stop(0)
         with pytest.raises(PeerError, match="the connection to tax was closed at this node"):
             await waiting
@@ -225,8 +230,30 @@ def test_a_call_that_takes_too_long_ends_alone_and_its_work_with_it():
     assert (sorted(cancelled), other) == (["20.0", "21.0", "22.0"], "0.6")
 
 
+def test_messages_of_a_busy_stream_leave_apart_and_those_of_another_at_once():
+    async def scenario(under_way):
+        sent = []
+
+        async def send(some):
+            sent.append([len(some), asyncio.get_running_loop().time()])
+
+        outgoing = batches._Outgoing(send, lambda: under_way)
+        for _ in range(20):
+            outgoing.put(wire_pb2.OneCall())
+            await asyncio.sleep(0.0005)
+        await asyncio.sleep(3 * batches._APART_S)
+        assert sum(n for n, _ in sent) == 20
+        return [after - before for (_, before), (_, after) in itertools.pairwise(sent)]
+
+    few = asyncio.run(scenario(batches._MANY - 1))
+    many = asyncio.run(scenario(batches._MANY))
+    assert min(many) >= 0.9 * batches._APART_S
+    assert len(many) < len(few) == 19
+
+
+@pytest.mark.parametrize("loop", [None, loop_factory()], ids=["asyncio", "a node's"])
 @pytest.mark.parametrize("limit_s", [float("nan"), -1.0, 0.0, float("inf")])
-def test_a_limit_that_is_none_leaves_the_others_theirs(limit_s):
+def test_a_limit_that_is_none_leaves_the_others_theirs(limit_s, loop):
     async def scenario():
         ended = []
         deadlines = batches._Deadlines(ended.append)
@@ -236,4 +263,5 @@ def test_a_limit_that_is_none_leaves_the_others_theirs(limit_s):
         deadlines.close()
         return ended
 
-    assert asyncio.run(scenario()) == ([2] if limit_s > 0 else [1, 2])
+    with asyncio.Runner(loop_factory=loop) as runner:
+        assert runner.run(scenario()) == ([2] if limit_s > 0 else [1, 2])

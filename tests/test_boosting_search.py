@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from chances import uniform
 
 from veilscore.crypto import shares
 from veilscore.lattice.params import T
@@ -139,12 +140,6 @@ def test_all_thresholds_at_once_and_first_ones_agree_on_what_is_clear():
     for i, one in enumerate(sums):
         gain = gains(one, 0, searched)
         assert gain[few.candidate[i]] >= 0.9 * gain[every.candidate[i]]
-
-
-def uniform(words, modulus):
-    """Whether words look drawn from [0, modulus): counts of 16 parts within six standard deviations."""
-    counts = np.bincount((words.astype(float) * 16 / modulus).astype(int), minlength=16)
-    return abs(((counts - words.size / 16) ** 2).sum() / (words.size / 16) - 15) < 6 * np.sqrt(30)
 
 
 @pytest.mark.parametrize("owner", ["bank", "tax"])

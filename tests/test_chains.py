@@ -7,6 +7,7 @@ import boosting_reference as oracle
 import numpy as np
 import pytest
 import xgboost
+from chances import of_deviation_one
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -149,7 +150,7 @@ def test_the_noise_of_leaf_sums_is_what_the_charge_says(monkeypatch):
     grown(rows, codes, terms, ("tax",))
     z = np.concatenate(errors)
     assert z.size > 150
-    assert abs(z.std() - 1) < 4.5 / math.sqrt(2 * z.size)
+    assert of_deviation_one(z)
 
 
 @settings(max_examples=25, deadline=None)

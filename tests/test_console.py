@@ -222,6 +222,7 @@ def test_names_of_firms_are_text(folder):
             assert answer.status == 200, (path, answer.text)
             assert "<script>alert" not in answer.text, path
         assert "&lt;script&gt;alert" in browser.get("/firms").text
+        assert "Alarms by month" in browser.get("/alarms").text
         assert "No firm fits" in browser.get("/firms?q=%25").text, "a sign of LIKE is a sign"
         read = [body for _, _, body in opened.store.not_logged(1000) if body["act"] == "read a portrait"]
         assert FIRM not in str(read)

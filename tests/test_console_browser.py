@@ -6,24 +6,16 @@ Screenshots of every page lie in build/console afterwards.
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
-import hashlib
 import json
 import re
-import shutil
-import subprocess
-import tarfile
-import threading
 from importlib.resources import files
-from pathlib import Path
 
 import pytest
-from conftest import ROOT, require
+from browsing import PHONE, authenticator, axe_of, launched, looping, serious, shot, visiting
+from conftest import ROOT
 from console_bank import FIRM, filled_bank
 from console_visits import PEOPLE, with_people
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from sandbox_home import need_sandbox, write_code
 from sandbox_home import submit as send_code
 from trial_federation import JOB, PARTIES, commanding, make_homes, open_trial, submit, until
@@ -42,20 +34,19 @@ from veilscore.terms.node_config import load_node_config
 from veilscore.wire.protocol import Charge
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.timeout(300)]
-CHROMIUM = next((p for p in map(Path, ("/usr/bin/chromium", "/usr/bin/chromium-browser")) if p.exists()), None)
 SHOTS = ROOT / "build" / "console"
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]  # fmt: skip
-DESK, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
 
 class Town:
     """Nodes and consoles of a federation, in a loop of their own."""
 
+    shots = SHOTS
+
     def __init__(self, folder):
         self.homes = make_homes(folder, tax={"accept": "manual"})
         for party in ("bank", "tax", "coordinator"):
-            with_people(self.homes / party, per_minute=100_000, entries_per_minute=1000)
+            people = PEOPLE | ({"lin": ["account_manager"]} if party == "bank" else {})
+            with_people(self.homes / party, people, per_minute=100_000, entries_per_minute=1000)
         made = [create_identity(folder / name / "identity", name, "operator") for name in ("stella", "all")]
         old = load_federation(self.homes / "federation.yaml")
         known = make_federation(old.name, [*old.members, *(member_of(one.certificate, None) for one in made)])
@@ -68,8 +59,6 @@ class Town:
         )
         for n, mu in enumerate((0.21, 0.3, 0.12)):
             account.spend(f"scorecard-{n}0a1b2c3-0123456789abcdef/train/1", Charge("gradient", "train", mu**2))
-        self.loop = asyncio.new_event_loop()
-        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
 
     def _at_bank(self, folder):
         """Lending in which everything happened once, two versions of a policy, past firms, a finished screening."""
@@ -101,13 +90,14 @@ class Town:
         write_code(folder / "code", code, name="mean-turnover", purpose="features of turnover")
         return send_code(self.homes / "bank", tax, folder / "code")[1]
 
-    def run(self, work):
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result(120)
-
-    def __enter__(self):
-        self.thread.start()
-        self.run(self._open())
-        return self
+    @contextlib.contextmanager
+    def running(self):
+        with looping() as self.run:
+            self.run(self._open())
+            try:
+                yield self
+            finally:
+                self.run(self._close())
 
     async def _open(self):
         self.nodes = open_trial(self.homes)
@@ -117,16 +107,10 @@ class Town:
         for console in self.consoles.values():
             await console.start()
 
-    def __exit__(self, *_):
-        async def close():
-            for console in self.consoles.values():
-                await console.stop(0.1)
-            await asyncio.gather(*(node.stop(0.1) for node in self.nodes.values()))
-
-        self.run(close())
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self.thread.join(10)
-        self.loop.close()
+    async def _close(self):
+        for console in self.consoles.values():
+            await console.stop(0.1)
+        await asyncio.gather(*(node.stop(0.1) for node in self.nodes.values()))
 
     async def proposed(self):
         async with commanding(self.homes / "bank") as bank:
@@ -138,64 +122,17 @@ class Town:
         console = self.consoles[party]
         return f"{console.desk.origin}/enter#{console.store.invite(person, 1)}"
 
-    def trusted(self):
-        """What makes a browser take the consoles' own certificates, and no others."""
-        pems = [console.certificate.read_bytes() for console in self.consoles.values()]
-        keys = [x509.load_pem_x509_certificate(pem).public_key() for pem in pems]
-        spki = [key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) for key in keys]
-        return ",".join(base64.b64encode(hashlib.sha256(one).digest()).decode() for one in spki)
-
 
 @pytest.fixture(scope="module")
 def town(tmp_path_factory):
-    with Town(tmp_path_factory.mktemp("town")) as opened:
+    with Town(tmp_path_factory.mktemp("town")).running() as opened:
         yield opened
 
 
 @pytest.fixture(scope="module")
 def chromium(town):
-    require(CHROMIUM, "Chromium is not on this machine")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    SHOTS.mkdir(parents=True, exist_ok=True)
-    with playwright.sync_playwright() as driver:
-        trusted = f"--ignore-certificate-errors-spki-list={town.trusted()}"
-        browser = driver.chromium.launch(executable_path=str(CHROMIUM), args=[*QUIET, trusted])
+    with launched(town, SHOTS) as browser:
         yield browser
-        browser.close()
-
-
-@contextlib.contextmanager
-def visiting(chromium, town, party, person="", **settings):
-    """A page in a fresh browser profile, in the session of a person if one is named; no policy may be violated."""
-    origin = town.consoles[party].desk.origin
-    context = chromium.new_context(base_url=origin, **({"viewport": DESK, "locale": "en-GB"} | settings))
-    if person:
-        secret, _ = town.consoles[party].store.begin(person, "passkey")
-        flags = {"secure": True, "httpOnly": True, "sameSite": "Strict"}
-        context.add_cookies(
-            [{"name": town.consoles[party].desk.session_cookie, "value": secret, "url": origin, **flags}]
-        )
-    page, wrong = context.new_page(), []
-    page.on("console", lambda message: message.type == "error" and wrong.append(message.text))
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    try:
-        yield page
-        assert [text for text in wrong if "Failed to load resource" not in text] == []
-    except Exception:
-        page.screenshot(path=SHOTS / "failed.png", full_page=True)
-        print(page.url, wrong, page.inner_text("body"))  # noqa: T201 - pytest shows it with the failure
-        raise
-    finally:
-        context.close()
-
-
-def authenticator(page):
-    devtools = page.context.new_cdp_session(page)
-    devtools.send("WebAuthn.enable")
-    options = {"protocol": "ctap2", "transport": "internal", "hasResidentKey": True, "hasUserVerification": True,
-               "isUserVerified": True, "automaticPresenceSimulation": True}  # fmt: skip
-    made = devtools.send("WebAuthn.addVirtualAuthenticator", {"options": options})
-    return devtools, made["authenticatorId"]
 
 
 def test_a_link_makes_a_passkey_which_opens_the_console(town, chromium):
@@ -303,6 +240,34 @@ async def until_ledger(town, job_id):
     await until(lambda: town.nodes["tax"].ledger.get(job_id))
 
 
+def test_an_account_manager_works_a_campaign_and_lets_an_owner_in(town, chromium):
+    with visiting(chromium, town, "bank", "lin") as page:
+        page.goto("/campaigns/spring")
+        page.get_by_label("Account manager").select_option("lin")
+        page.get_by_role("button", name="Show").click()
+        page.wait_for_url("**manager=lin**")
+        before = page.get_by_role("button", name="was told").count()
+        page.get_by_role("button", name="was told").first.click()
+        page.wait_for_url("**/campaigns/spring?done=saved")
+        page.goto("/campaigns/spring?manager=lin")
+        assert page.get_by_role("button", name="was told").count() == before - 1
+        page.goto("/applications/w-1")
+        page.get_by_label("Reason").fill("orders were seen")
+        page.get_by_role("button", name="Approve").click()
+        page.wait_for_url("**/applications/w-1?done=saved")
+        page.goto(f"/firms/{FIRM}")
+        page.get_by_role("button", name="Write a report").click()
+        shot(page, SHOTS / "report-made.png")
+        page.get_by_role("link", name="Open the report").click()
+        assert "Jade River" in page.inner_text("body")
+        shot(page, SHOTS / "credit-report.png")
+        page.goto(f"/firms/{FIRM}")
+        page.get_by_role("button", name="Make a link").click()
+        assert page.locator(".code svg").bounding_box()["width"] >= 200
+        shot(page, SHOTS / "owner-link.png")
+        assert "/enter#" in page.inner_text("main")
+
+
 def test_a_steward_reads_code_runs_it_and_releases_what_the_gate_let_pass(town, chromium):
     need_sandbox()
     with visiting(chromium, town, "tax", "stella") as page:
@@ -358,9 +323,7 @@ def test_every_page_in_both_languages_and_at_phone_width(town, chromium, party):
             for path in pages_of(town, party):
                 page.goto(path)
                 name = re.sub(r"\W+", "-", path.strip("/"))[:60] or "overview"
-                page.screenshot(path=SHOTS / f"{party}-{name}-{language}.png", full_page=True)
-                wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-                assert wide <= 0, f"{path} is wider than the window"
+                shot(page, SHOTS / f"{party}-{name}-{language}.png")
                 assert page.evaluate("document.documentElement.lang") == ("zh-Hans" if language == "zh" else "en")
 
 
@@ -376,17 +339,6 @@ def test_it_reads_without_scripts_and_by_keyboard(town, chromium):
         assert page.evaluate("document.activeElement.id") == "main"
 
 
-def axe_of(folder):
-    """The text of axe-core, which npm brings; a test without it is skipped."""
-    if not shutil.which("npm"):
-        pytest.skip("npm, which has axe-core, is not on this machine")
-    packed = subprocess.run(["npm", "pack", "axe-core", "--silent"], cwd=folder, capture_output=True, check=False)
-    if packed.returncode:
-        pytest.skip("axe-core cannot be had from npm here")
-    with tarfile.open(next(folder.glob("axe-core-*.tgz"))) as archive:
-        return archive.extractfile("package/axe.min.js").read().decode()
-
-
 def test_axe_finds_nothing_serious(town, chromium, tmp_path):
     axe = axe_of(tmp_path)
     found = {}
@@ -395,11 +347,8 @@ def test_axe_finds_nothing_serious(town, chromium, tmp_path):
             with visiting(chromium, town, party, "all", color_scheme=scheme) as page:
                 for path in pages_of(town, party):
                     page.goto(path)
-                    page.evaluate(axe)
-                    result = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
-                    serious = [v for v in result["violations"] if v["impact"] in {"serious", "critical"}]
-                    if serious:
-                        found[party, scheme, path] = [(v["id"], v["nodes"][0]["html"][:120]) for v in serious]
+                    if problems := serious(page, axe):
+                        found[party, scheme, path] = problems
     assert found == {}, json.dumps({" ".join(key): value for key, value in found.items()}, indent=1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 import time
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from console_visits import OpenedConsole, with_people
 from typer.testing import CliRunner
 
 from veilscore.cli import app
+from veilscore.console.sandboxes import RUNNING
 from veilscore.evidence.job_ledger import Ledger, LedgerReader
 from veilscore.sandbox.desk import Desk
 from veilscore.terms.job import new_job_id, parse_job
@@ -167,6 +169,7 @@ def test_a_steward_reads_approves_runs_and_releases_code(homes):
         time.sleep(0.05)
     assert "The gate let its outputs pass" in page
     assert "1.25" in page
+    was_cut_off(homes, submission)
     run = re.search(r'name="run" value="([^"]+)"', stella.get(path).text).group(1)
     assert stella.post(f"{path}/release", status="gated", run="mean.json:00").status == 403, "of another run"
     assert stella.post(f"{path}/release", status="gated", run=run, reason="agreed").status == 303
@@ -176,8 +179,29 @@ def test_a_steward_reads_approves_runs_and_releases_code(homes):
     acts = [
         (who, what) for who, what, said in homes.tax.acts() if said != "failed: SandboxError" and "refused" not in said
     ]
-    assert acts[-4:] == [("stella", "decide on code"), ("stella", "run submitted code"), ("stella", "code ended"),
-                         ("stella", "release outputs")]  # fmt: skip
+    ran = ["run submitted code", "code ended"]
+    assert acts[-7:] == [("stella", act) for act in ("decide on code", *ran, "code ended", *ran, "release outputs")]
+
+
+def was_cut_off(homes, submission):
+    """A run that the console's end cut off is begun anew once; not one that has its outputs, and not twice."""
+    begun, desk = homes.tax.home.path / "sandbox" / "begun.json", Desk(homes.tax.home.path)
+
+    def again(times):
+        begun.write_text(json.dumps({"submission": submission, "person": "stella", "times": times}))
+        RUNNING.resume(homes.tax.desk)
+
+    again(1)
+    assert (begun.exists(), desk.status(submission)) == (False, "gated")
+    desk.approve(submission)
+    again(2)
+    assert (begun.exists(), desk.status(submission)) == (False, "approved")
+    assert "the console ended twice while it ran" in homes.tax.browser("stella").get(f"/sandbox/{submission}").text
+    again(1)
+    until_s = time.monotonic() + 60
+    while begun.exists() or desk.status(submission) != "gated":
+        assert time.monotonic() < until_s
+        time.sleep(0.05)
 
 
 def test_refused_code_stays_refused_and_hostile_names_are_text(homes):

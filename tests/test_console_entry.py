@@ -203,6 +203,23 @@ def test_guessing_is_slow_and_noted(folder):
         opened.close()
 
 
+def test_behind_the_party_s_own_proxy_each_address_is_bounded_alone(folder):
+    opened = OpenedConsole(with_people(folder / "tax", entries_per_minute=2, proxies=["10.0.0.0/24"]))
+
+    def statuses(address, *forwarded):
+        browser = opened.browser(address=address)
+        return [browser.send("/enter/begin", {"token": "x"}, x_forwarded_for=one).status for one in forwarded]
+
+    try:
+        assert statuses("10.0.0.7", *["192.0.2.1"] * 3) == [403, 403, 429]
+        assert statuses("10.0.0.7", "192.0.2.2", "192.0.2.9, 192.0.2.1", "192.0.2.1, 10.0.0.8") == [403, 429, 429]
+        assert statuses("192.0.2.50", "192.0.2.60", "192.0.2.61", "192.0.2.62") == [403, 403, 429], "no proxy of ours"
+        assert statuses("10.0.0.7", "unknown", "192.0.2.7:1234", "") == [403, 403, 429], "all as the proxy's own"
+    finally:
+        with_people(folder / "tax", per_minute=100_000, entries_per_minute=1000)
+        opened.close()
+
+
 def test_a_rate_refills_and_forgets_no_one_who_still_asks():
     now = [0.0]
     limit = RateLimit(60, lambda: now[0])

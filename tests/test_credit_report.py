@@ -7,6 +7,7 @@ import datetime as dt
 import time
 
 import pytest
+from console_visits import OpenedConsole, with_people
 from report_world import HOLDERS, drawn_features, quick_world
 
 from party_bank.applications import ApplicationRequest, apply, by_ladder
@@ -16,17 +17,20 @@ from party_bank.assistants.credit_report import CreditReport, read_report
 from party_bank.assistants.extracts import SourceText, quotes_of
 from party_bank.assistants.page import render_page, untraced_figures
 from party_bank.assistants.report_fields import report_fields
+from party_bank.assistants.section_calls import METHOD
 from party_bank.assistants.sections import folder_of
 from party_bank.assistants.spoken import speak
 from party_bank.book_tables import REPORTS
 from party_bank.contracts import draw, sign
-from party_bank.firms import note_consent, put_firms
+from party_bank.firms import import_consents, note_consent, put_firms
 from party_bank.joint import OpenedSteps
 from party_bank.settings import BankSettings, amount_of, load_settings
-from veilscore.errors import BookError, ConfigError
+from veilscore.errors import BookError, ConfigError, PeerError
+from veilscore.release.consent import Signed
 from veilscore.reports.facts import LOCALES, Fact, Source, plain_text, quoted
 from veilscore.reports.section import SignedSection
 from veilscore.reports.text_guard import Quote
+from veilscore.v1 import control_pb2 as pb
 
 HOSTILE = "<script>alert(1)</script> {{fact:tax.turnover}} {% 七 %}"
 
@@ -155,6 +159,44 @@ def test_what_holders_told_is_not_shown_after_the_consent_ended(made):
     later = world.assistant(book, lambda: time.time() + 100 * 86400).latest(report.firm)
     assert {fact.source.kind for fact in later.facts} == {fact.source.kind for fact in report.facts} - {"signature"}
     assert untraced_figures(render_page(later, "en")) == ()
+
+
+def test_an_account_manager_has_it_written_by_one_click(made):
+    world, book, *_ = made
+    firm, other = world.firms
+    home = with_people(world.home("bank"), {"li": ["account_manager"], "ada": ["auditor"]}, per_minute=100_000)
+    opened = OpenedConsole(home)
+
+    async def call(holder, method, asked, *_):
+        """As the holder's node answers, without a connection."""
+        assert method == METHOD
+        if holder == "court":
+            raise PeerError("not there", party=holder)
+        signed = Signed.from_bytes(asked.consent, "bank")
+        (section,) = world.desk(holder).write(signed, [asked.firm], asked.dataset)
+        return pb.WrittenSection(section=section.to_text())
+
+    opened.link.call = call
+    try:
+        li, ada = opened.browser("li"), opened.browser("ada")
+        assert "no consent of the firm" in li.post(f"/firms/{other}/report").text
+        assert import_consents(book, home, "t") == 2
+        done = li.post(f"/firms/{firm}/report")
+        assert (done.status, "not there" in done.text, done.text.count(" fields told</span>")) == (200, True, 3)
+        assert "<script>alert" not in done.text
+        for reader in (li, ada):
+            page = reader.get(f"/firms/{firm}/report")
+            assert untraced_figures(page.text) == ()
+            assert "sandbox" in page.header("content-security-policy")
+        assert ada.post(f"/firms/{firm}/report").status == 403
+        assert ada.get("/firms/none/report").status == 422
+        after = li.post(f"/firms/{firm}/after")
+        assert (untraced_figures(after.text), "What changed since the last report" in after.text) == ((), True)
+        assert firm not in str(opened.store.not_logged(100))
+        assert "Write a report" in li.get(f"/firms/{firm}").text
+        assert "Write a report" not in ada.get(f"/firms/{firm}").text
+    finally:
+        opened.close()
 
 
 @pytest.mark.parametrize(

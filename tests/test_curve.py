@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 import pytest
+from chances import of_deviation_one
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -144,8 +145,8 @@ def test_the_noise_is_what_the_charge_says_and_of_both_classes():
         )["bank"]
         errors.append(found - plain_counts(total, bad, tuple(range(-1000, 1000, 130))))
     z = np.array(errors) / (math.sqrt(2) / 0.5)
-    for part in (z[:, 0], z[:, 1]):
-        assert abs(part.std() - 1) < 4.5 / math.sqrt(2 * part.size)
+    assert of_deviation_one(z[:, 0])
+    assert of_deviation_one(z[:, 1])
     assert (np.array(errors) % 1 != 0).any(), "noise is finer than a count"
 
 
@@ -224,11 +225,11 @@ def test_two_holdouts_that_differ_in_a_firm_are_told_apart_as_mu_says(mu, part):
     opened = np.stack(pair)[which] + noise
     apart = pair[1] - pair[0]
     guess = ((opened - (pair[0] + pair[1]) / 2) * apart).sum(axis=(1, 2)) > 0
-    right, margin = (guess == which).mean(), 2.6 * 0.5 / math.sqrt(n)
+    right, margin = (guess == which).mean(), 6 * 0.5 / math.sqrt(n)
     if part == 1:
         assert abs(right - best_guess(mu)) < margin
     else:
-        assert right > best_guess(mu) + 5 * margin
+        assert right > best_guess(mu) + 2 * margin
 
 
 # --- what is read off it ---------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import shutil
 
 import numpy as np
 import pytest
+from chances import uniform
 from consent_issuer import OFTEN
 from finished_jobs import finished
 from trial_audit import audit
@@ -234,8 +235,7 @@ def test_what_hides_is_uniform(told, watched):
         assert abs((centred**2).mean() - 1) * np.sqrt(n / 0.8) < 6
     for key in ((True, "BandLeadTables"), (True, "BandBankLabels"), (False, "DecisionLeadLevels")):
         data = np.frombuffer(b"".join(m.data for m in by_kind[key]), np.uint8)
-        counts = np.bincount(data, minlength=256)
-        assert abs(((counts - data.size / 256) ** 2).sum() / (data.size / 256) - 255) / np.sqrt(2 * 255) < 9, key
+        assert uniform(data, 256, 256), key
 
 
 def next_month(own, homes, watched):

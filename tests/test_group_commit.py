@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import threading
@@ -196,6 +197,35 @@ def test_a_group_that_is_not_written_down_is_not_in_memory_either(tmp_path, monk
     assert desk.writer.write(group) == [b"part 0", b"part 1"]
     assert [one.reference for one in ledger.releases(0)] == ["bank/r0", "bank/r1"]
     desk.close()
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_who_only_looks_waits_for_no_transaction(tmp_path, written):
+    """While one thread's transaction waits for the disk, others look; what it undoes counts for nobody."""
+    release = opening(tmp_path, 0).passed.release
+    ledger, inside, go_on = ReleaseLedger(tmp_path / LEDGER), threading.Event(), threading.Event()
+
+    def write():
+        with contextlib.suppress(StateError), ledger.exclusive():
+            ledger.add(release, ("portal", "t0"))
+            assert len(ledger.of_firm(int(release.firms[0]), 0)) == 1  # it sees its own, so that memory has it
+            inside.set()
+            assert go_on.wait(10)
+            if not written:
+                raise StateError("disk is full")
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    assert inside.wait(10)
+    assert not ledger.token_used("portal", "t0", "bank/other")
+    with ledger.steady():
+        assert len(ledger.of_firm(int(release.firms[0]), 0)) <= 1
+    assert not ledger.knows(release.reference)
+    go_on.set()
+    thread.join()
+    assert len(ledger.of_firm(int(release.firms[0]), 0)) == ledger.count_since("bank", ONLINE, 0) == written
+    assert ledger.token_used("portal", "t0", "bank/other") == ledger.knows(release.reference) == written
+    ledger.close()
 
 
 def test_what_waits_goes_together_and_a_lone_one_at_once():

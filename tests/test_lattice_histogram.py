@@ -149,9 +149,9 @@ def test_shares_and_messages_are_uniform(small):
     query, share = vectors.query(x)
     other = owner.evaluate(query)
     primes = HISTOGRAM.primes
-    beta = unpack(query.beta, (200, L, 5), primes).astype(np.float64) / np.array(primes)[:, None]
     b = unpack(query.b, (200, L, 10), primes).astype(np.float64) / np.array(primes)[:, None]
-    for sample in (share / T, other / T, beta, b):
+    assert len(query.beta) == 200 * 32, "masked products are drawn from seeds"
+    for sample in (share / T, other / T, b):
         flat = np.asarray(sample).ravel()
         assert np.unique(flat).size > 0.999 * flat.size
         # Kolmogorov-Smirnov distance; 3.2 / sqrt(n) is passed with probability below 1e-8
@@ -201,6 +201,8 @@ def test_order_of_steps(small):
 @pytest.mark.parametrize("field", ["b", "beta", "alpha"])
 @pytest.mark.parametrize("damage", ["short", "long", "empty", "residue"])
 def test_damaged_queries_are_refused(small, field, damage):
+    if (field, damage) == ("beta", "residue"):
+        return  # every seed is one
     _, _, owner, vectors = small
     query, _ = vectors.query(np.zeros((2, 10), np.uint64))
     data = getattr(query, field)

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from veilscore.errors import MessageError, ParameterError, ProtocolError, SecretReuseError
 from veilscore.lattice.lookup import LookupCodes, LookupTable
-from veilscore.lattice.params import HISTOGRAM, LOOKUP_TRAIN, MAX_CELLS, T
-from veilscore.lattice.ring import unpack
+from veilscore.lattice.params import HISTOGRAM, MAX_CELLS, T
 
 LABEL = b"test lookup"
 T24 = 1 << 24
@@ -86,7 +85,7 @@ def test_damaged_parts_of_a_query_in_two_are_refused(field):
         return
     owner.begin(*parts)
     with pytest.raises(MessageError):
-        owner.finish(b"\xff" * owner.finish_bytes)
+        owner.finish(bytes(owner.finish_bytes - 1))
 
 
 @pytest.fixture(scope="module")
@@ -153,9 +152,8 @@ def test_shares_and_masks_are_uniform():
     codes, n_codes = make(np.random.default_rng(3), 8192, [3])
     owner, table = pair(codes, n_codes)
     query, share = table.query(np.zeros(3, np.int64))
-    shape = (4, 2, 2048)
-    beta = unpack(query.beta, shape, LOOKUP_TRAIN.primes) / np.array(LOOKUP_TRAIN.primes)[:, None]
-    for sample in (share / T24, owner.evaluate(query) / T24, beta):
+    assert len(query.beta) == 32, "masked hints are drawn from a seed"
+    for sample in (share / T24, owner.evaluate(query) / T24):
         flat = np.sort(np.asarray(sample).ravel())
         steps = np.arange(1, flat.size + 1) / flat.size
         # passed by chance with probability below 1e-8
@@ -176,6 +174,8 @@ def test_order_of_steps_and_reuse(small):
 @pytest.mark.parametrize("field", ["cells", "beta", "alpha"])
 @pytest.mark.parametrize("damage", ["short", "long", "empty", "residue"])
 def test_damaged_queries_are_refused(small, field, damage):
+    if (field, damage) == ("beta", "residue"):
+        return  # every seed is one
     _, _, owner, table = small
     query, _ = table.query(np.zeros(5, np.int64))
     data = getattr(query, field)
@@ -227,4 +227,4 @@ def test_repr_shows_sizes_alone(small):
     query, _ = table.query(np.zeros(5, np.int64))
     assert repr(owner) == "LookupCodes(n_samples=10, n_cells=5)"
     assert repr(table) == "LookupTable(n_samples=10, n_cells=5)"
-    assert repr(query) == f"LookupQuery({5 * ELEMENT} bytes)"
+    assert repr(query) == f"LookupQuery({4 * ELEMENT + 32} bytes)"

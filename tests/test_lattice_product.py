@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from veilscore.errors import MessageError, ParameterError
+from veilscore.lattice.bfv import element_bytes
 from veilscore.lattice.params import PRODUCT, PRODUCT_OPEN, SCORE_T, T
 from veilscore.lattice.product import (
     PUBLIC_BYTES,
@@ -19,7 +20,6 @@ from veilscore.lattice.product import (
     ProductEvaluator,
     ProductKey,
     ciphertext_bytes,
-    element_bytes,
 )
 from veilscore.lattice.ring import unpack
 
@@ -72,7 +72,7 @@ def test_sizes_on_the_wire(parties):
     # the last row's three products lie side by side
     assert [len(c) for c in chunks] == [ciphertext_bytes(3), ciphertext_bytes(1)]
     assert [len(c) for c in reply] == [REPLY_BYTES] * 4
-    assert ciphertext_bytes(1) - 32 == REPLY_BYTES // 2 == PUBLIC_BYTES == 26 * N
+    assert ciphertext_bytes(1) == REPLY_BYTES == PUBLIC_BYTES + 32 == 26 * N + 32
 
 
 @pytest.mark.parametrize(("n", "V", "folded"), [(4096, 3, 2), (4097, 3, 3), (379, 40, 2), (2048, 4, 1)])
@@ -87,10 +87,12 @@ def test_the_same_input_is_encrypted_and_masked_afresh(parties):
     first, second = (list(key.encrypt(u)) for _ in range(2))
     assert first[0][:32] != second[0][:32]
     replies = [evaluator.multiply_sum(first, u) for _ in range(2)]
-    halves = [unpack(reply[0], (2, L, N), PRODUCT.primes) for reply, _ in replies]
-    # a repeated c1 would show v, a repeated c0 the mask
-    for half in range(2):
-        assert (halves[0][half] != halves[1][half]).mean() > 0.999
+    seeds, halves = zip(
+        *((reply[0][:32], unpack(reply[0][32:], (L, N), PRODUCT.primes)) for reply, _ in replies), strict=True
+    )
+    # a repeated c1 would show v, a repeated seed of c0 the difference of two
+    assert seeds[0] != seeds[1]
+    assert (halves[0] != halves[1]).mean() > 0.999
     assert (replies[0][1] != replies[1][1]).all()
 
 
@@ -98,8 +100,8 @@ def test_reply_and_shares_are_uniform(parties):
     key, evaluator = parties
     u = np.zeros((1, N), np.uint64)
     reply, share = evaluator.multiply_sum(key.encrypt(u), u)
-    halves = unpack(reply[0], (2, L, N), PRODUCT.primes) / np.array(PRODUCT.primes)[:, None]
-    for sample in (share / T, key.decrypt(reply, N) / T, halves[0], halves[1]):
+    half = unpack(reply[0][32:], (L, N), PRODUCT.primes) / np.array(PRODUCT.primes)[:, None]
+    for sample in (share / T, key.decrypt(reply, N) / T, half):
         flat = np.sort(np.asarray(sample).ravel())
         steps = np.arange(1, flat.size + 1) / flat.size
         # passed by chance with probability below 1e-8
@@ -197,7 +199,7 @@ def test_opened_product_in_chunks(opened, n, largest):
     sums = [evaluator.partial_sum(*key.encrypt(u[g]), v[g]) for g in groups]
     reply, share = evaluator.close_sum(sums, 21, n)
     other = key.decrypt([reply], n)
-    assert len(reply) == 2 * element_bytes(PRODUCT_OPEN)
+    assert len(reply) == 32 + element_bytes(PRODUCT_OPEN)
     assert max(share.max(), other.max()) < SCORE_T
     assert ((share + other) % SCORE_T == (u.astype(object) * v).sum(axis=0) % SCORE_T).all()
 

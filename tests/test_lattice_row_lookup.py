@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from veilscore.errors import MessageError, ParameterError, ProtocolError, SecretReuseError
 from veilscore.lattice.hints import VectorQuery
 from veilscore.lattice.lookup import LookupCodes, LookupTable
-from veilscore.lattice.params import LOOKUP_TRAIN, MAX_CELLS, MAX_VECTORS
-from veilscore.lattice.ring import unpack
+from veilscore.lattice.params import MAX_CELLS, MAX_VECTORS
 from veilscore.lattice.row_lookup import (
     RowLookupCodes,
     RowLookupTable,
@@ -116,9 +115,8 @@ def test_shares_and_masks_are_uniform():
     codes, n_codes = make(np.random.default_rng(4), 4000, [3])
     owner, table = pair(codes, n_codes)
     query, share = table.query(np.zeros(3, np.int64))
-    primes = np.array(LOOKUP_TRAIN.primes)[:, None]
-    beta = unpack(query.beta, (1, 2, 4000), LOOKUP_TRAIN.primes) / primes
-    for sample in (share / T24, owner.evaluate(query) / T24, beta):
+    assert len(query.beta) == 32, "masked products are drawn from a seed"
+    for sample in (share / T24, owner.evaluate(query) / T24):
         flat = np.sort(np.asarray(sample).ravel())
         steps = np.arange(1, flat.size + 1) / flat.size
         # passed by chance with probability below 1e-8
@@ -148,6 +146,8 @@ def test_order_of_steps_and_reuse(small):
 @pytest.mark.parametrize("field", ["b", "beta", "alpha"])
 @pytest.mark.parametrize("damage", ["short", "long", "empty", "residue"])
 def test_damaged_queries_are_refused(small, field, damage):
+    if (field, damage) == ("beta", "residue"):
+        return  # every seed is one
     _, _, owner, table = small
     query, _ = table.query(np.zeros(5, np.int64))
     data = getattr(query, field)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
+from chances import uniform
 from local_jobs import firms, job, nodes, write
 from written_models import capacity, file_capacity, filing
 
@@ -82,28 +83,19 @@ POINTS = ("AlignBankRound1", "AlignHolderRound1", "BandLeadBase", "BoostPoints")
 # kinds whose data is uniform: labels, garbled tables, masked stores
 BYTES = ("BandBankLabels", "BandLeadTables", "BoostChoices", "AlignHolderStore")
 SEED_BYTES = 32
-DEVIATES = 9.0  # with 63 degrees of freedom a false alarm in about 10^10
-
-
-def chi_square(values, modulus, bins):
-    """Deviation of counts of equal parts of [0, modulus) from uniform, in standard deviations."""
-    part = (values.astype(np.float64).ravel() * bins / modulus).astype(np.int64)
-    counts = np.bincount(part, minlength=bins)
-    expected = values.size / bins
-    return float((((counts - expected) ** 2).sum() / expected - (bins - 1)) / np.sqrt(2 * (bins - 1)))
+DEVIATES = 7.0
 
 
 def assert_uniform(values, modulus, what):
     assert values.size >= 40, what
-    bins = int(min(64, values.size // 10))
-    assert abs(chi_square(values, modulus, bins)) < DEVIATES, what
+    assert uniform(values, modulus, int(min(64, values.size // 10))), what
     centred = (values.astype(np.float64) / modulus - 0.5) * np.sqrt(12)
     assert abs(centred.mean()) * np.sqrt(values.size) < DEVIATES, what
     if values.size > 500:
         # of a uniform variable the square has mean 1 and standard deviation sqrt(.8)
         assert abs((centred**2).mean() - 1) * np.sqrt(values.size / 0.8) < DEVIATES, what
         low = values.astype(np.uint64) & np.uint64(15)
-        assert abs(chi_square(low, 16, 16)) < DEVIATES, what
+        assert uniform(low, 16), what
 
 
 @dataclass

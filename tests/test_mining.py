@@ -78,10 +78,10 @@ def test_counts_are_those_in_the_clear_beside_the_noise_that_is_charged(run, min
                     which = cells[inside & (rows["target"] == bad)].ravel()
                     plain[bad, segment] = np.bincount(which, minlength=plain.shape[2])
             error = (opened.bads[holder] - plain[1]) / opened.bads_noise[holder]
-            assert np.abs(error).max() < 5
-            assert 0.5 < error.std() < 1.3
+            assert np.abs(error).max() < 7
+            assert 0.25 < error.std() < 1.8  # 0.92 with a deviation of 0.11
             error = (opened.firms[holder] - plain.sum(axis=0)) / opened.firms_noise[holder]
-            assert np.abs(error).max() < 5
+            assert np.abs(error).max() < 7
     sigma = run.stores["bank"].load_arrays("sums")["tax/sigma"][0]
     assert sigma == pytest.approx(math.sqrt(2 * 2) / 2)  # two columns at mu 2, however many segments
     assert run.stores["bank"].load_arrays("held")["tax/sigma"][0] == sigma
@@ -101,7 +101,7 @@ def test_the_planted_rule_is_found_and_confirmed_by_firms_held_out(run, mined):
     first = rules[0]
     assert (first.party, first.column, set(first.own)) == ("tax", "arrears", {"product"})
     assert first.confirmed
-    assert first.held.least_lift > 2
+    assert first.held.least_lift > 1.5  # 3.2 with a deviation of 0.25
     assert first.held.saved > 3 * first.held.saved_error
     row = mined.table_row(first)
     assert row.tests == {"product": "in ['loan']"}
@@ -183,7 +183,7 @@ def test_the_command_shows_rules_and_writes_candidates(run, tmp_path):
     assert "product in ['loan']" in done.output
     first = json.loads((tmp_path / "found.json").read_text())[0]
     assert first["row"]["answers"]["knock_out"].startswith("'tax.arrears:")
-    assert first["held_out"]["least_lift"] > 2
+    assert first["held_out"]["least_lift"] > 1.5
     assert isinstance(CliRunner().invoke(app, [*asked, "--amount", "product"]).exception, ConfigError)
 
 

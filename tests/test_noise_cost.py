@@ -86,7 +86,7 @@ def test_the_loss_is_about_that_of_trainings_with_and_without_noise():
 
         quiet, *noised = (roc_auc_score(label[~train], scores(spent)) for spent in (math.inf, *(4 * [mu])))
         lost.append(quiet - np.mean(noised))
-    assert np.std(lost) / math.sqrt(len(lost)) < 0.25 * np.mean(lost), "the trainings say something"
+    assert np.std(lost) / math.sqrt(len(lost)) < 0.32 * np.mean(lost), "the trainings say something"
     foretold = expected_loss(KnownSizes(n, float(bads), 0.0, {"tax": 3, "registry": 3}), mu, 20)
     assert np.mean(lost) / 2 < foretold < 2 * np.mean(lost)
 

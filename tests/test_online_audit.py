@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
+import sqlite3
 import time
 
 import pytest
 import yaml
 from finished_jobs import finished
-from trial_online_audit import audit, counted, known, logged, released
+from trial_online_audit import audit, counted, kept_parts, known, logged, released, stocked, unpacked
 from trial_scoring import STACK, copy_of, rows, score, scoring, set_policy, train_trees
 
 from veilscore.audit.online import OnlineAudit
 from veilscore.errors import EvidenceError
 from veilscore.evidence.online_archive import FOLDER, OnlineArchive
 from veilscore.evidence.online_opening import ShareOpened, draw_opening
+from veilscore.evidence.online_rows import ROWS, OpenedParts, OpenedRow
 from veilscore.protocols import online_spares
 from veilscore.terms.node_config import AuditRules
 
@@ -119,6 +122,10 @@ def test_what_is_not_kept_cannot_be_audited(homes, tmp_path, monkeypatch):
     counted(monkeypatch, 0)
     released(homes, known(homes, 1))
     whole = homes / "bank" / FOLDER
+    assert {path.stat().st_mode & 0o777 for path in whole.rglob("*") if path.is_file()} == {0o600}
+    assert {path.stat().st_mode & 0o777 for path in (whole.parent, whole, *whole.glob("*/"))} == {0o700}
+    all_confirmed(audit(homes))
+    unpacked(homes / "bank")
     for name in ("*.json", "*.reply", "*.spare", "models/*", "keys/*"):
         bank = tmp_path / "copy"
         shutil.copytree(homes / "bank", bank)
@@ -127,17 +134,22 @@ def test_what_is_not_kept_cannot_be_audited(homes, tmp_path, monkeypatch):
         assert {f.verdict for f in audit(homes, bank)} == {"cannot be audited"}, name
         shutil.rmtree(bank)
     assert {f.verdict for f in audit(homes, trained=False)} == {"cannot be audited"}
-    assert {path.stat().st_mode & 0o777 for path in whole.rglob("*") if path.is_file()} == {0o600}
-    assert {path.stat().st_mode & 0o777 for path in (whole.parent, whole, *whole.glob("*/"))} == {0o700}
     all_confirmed(audit(homes))
 
 
 def test_unused_spares_are_forgotten_at_the_next_start(homes, monkeypatch):
     counted(monkeypatch, 2)
     monkeypatch.setattr(online_spares, "MOST_SPARES", 1)  # so that more are made than used
-    released(homes, known(homes, 2), spared=1)
+
+    async def scored():
+        async with scoring(homes) as command:
+            for number, firm in enumerate(known(homes, 2)):
+                await score(command, f"r{number}", firm, on_missing="missing_code", output="exact")
+            await stocked(3)
+
+    asyncio.run(scored())
     kept = homes / "bank" / FOLDER
-    assert len(list(kept.glob("*.json"))) == len(list(kept.glob("*.reply"))) == 4
+    assert len(kept_parts(homes / "bank")) == 4
     assert len(list(kept.glob("*.spare"))) > 4
 
     async def restart():
@@ -145,7 +157,7 @@ def test_unused_spares_are_forgotten_at_the_next_start(homes, monkeypatch):
             pass
 
     asyncio.run(restart())
-    assert {p.stem for p in kept.glob("*.reply")} == {p.stem for p in kept.glob("*.json")}
+    assert set(kept_parts(homes / "bank")) == {one.commitment for one in logged(homes)}
     assert {p.stem for p in kept.glob("*.spare")} == {one.commitment for one in logged(homes)}
     all_confirmed(audit(homes))
 
@@ -161,6 +173,25 @@ def test_the_oldest_go_first_when_there_is_no_more_room(tmp_path):
     left = sorted(int(p.stem, 16) for p in (tmp_path / FOLDER).glob("*.json"))
     assert left == list(range(30 - len(left), 30))
     assert 8 <= len(left) <= 10
+
+
+def test_rows_go_by_age_and_size_and_are_kept_anew_after_a_deletion(tmp_path):
+    """Somebody deletes all openings while the node runs (`veilscore audit delete online`)."""
+    archive, old = OnlineArchive(tmp_path, AuditRules(online_mb=1, days=3)), time.time() - 1000
+    rows = OpenedRow("old", b"{}", b""), *(OpenedRow(f"{k:02}", b"{}", bytes(100_000)) for k in range(30))
+    archive.keep(rows)
+    with contextlib.closing(sqlite3.connect(tmp_path / FOLDER / ROWS)) as db, db:
+        db.execute("UPDATE opened SET time_s = ? + 60 * CAST(name AS INTEGER)", (old - 1800,))
+        db.execute("UPDATE opened SET time_s = ? WHERE name = 'old'", (old - 4 * 86400,))
+    archive._forget()
+    left = sorted(map(int, kept_parts(tmp_path)))
+    assert left == list(range(30 - len(left), 30))
+    assert 8 <= len(left) <= 10
+    shutil.rmtree(tmp_path / FOLDER)
+    archive.keep(rows[:2])
+    assert sorted(kept_parts(tmp_path)) == ["00", "old"]
+    assert OpenedParts(tmp_path / FOLDER).reply("00") == bytes(100_000)
+    archive.close()
 
 
 def test_nothing_is_kept_where_the_policy_says_so(homes, monkeypatch):

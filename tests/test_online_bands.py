@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from consent_issuer import OFTEN
 from finished_jobs import finished
+from trial_federation import until
 from trial_scoring import BATCH, band_all, batch_of, copy_of, rows, run_locally, score, scoring, set_policy
 
 from veilscore.crypto import he
@@ -214,16 +215,22 @@ def ask(folder, *requests, names=()):
 
 
 def from_stock(monkeypatch):
-    """Grows with each spare that a request takes out of the stock."""
-    used, take = [], online_stock.BankSpares.take
+    """Two lists that grow with each spare that a request takes out of the stock, and that the node puts into it."""
+    used, made = [], []
+    take, add = online_stock.BankSpares.take, online_stock.BankSpares.add
 
     def counted(*arguments):
         spare = take(*arguments)
         used.extend([] if spare is None else [spare])
         return spare
 
+    def kept(*arguments):
+        made.append(arguments[-1])
+        return add(*arguments)
+
     monkeypatch.setattr(online_stock.BankSpares, "take", counted)
-    return used
+    monkeypatch.setattr(online_stock.BankSpares, "add", kept)
+    return used, made
 
 
 def assert_no_score(response):
@@ -232,14 +239,14 @@ def assert_no_score(response):
 
 
 def test_bands_are_those_of_a_batch_with_and_without_spares(trained, homes, monkeypatch):
-    used = from_stock(monkeypatch)
+    used, made = from_stock(monkeypatch)
     firms = [*dict.fromkeys(trained.of_each()), *trained.not_at_tax[:2]]
 
     async def scenario():
         async with scoring(homes) as command:
             first = [await score(command, "a", firms[0], output="band", on_missing="missing_code")]
             used.clear()  # made when the request came
-            await asyncio.sleep(2)  # nodes make spares and set-ups while idle
+            await until(lambda: len(made) >= 2)  # nodes make spares and set-ups while idle
             return first + await asyncio.gather(
                 *(
                     score(command, f"b{i}", firm, output="band", on_missing="missing_code")

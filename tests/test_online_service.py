@@ -14,6 +14,7 @@ import pytest
 from consent_issuer import token_bytes
 from finished_jobs import finished
 from trial_evidence import log_path
+from trial_online_audit import kept_parts
 from trial_scoring import PARTIES, copy_of, rows, score, score_all, scoring, set_policy, units_of
 
 from veilscore.crypto.encrypted_cells import encode_points, evaluate
@@ -28,7 +29,6 @@ from veilscore.errors import (
     RefusedError,
     StateError,
 )
-from veilscore.evidence import online_archive
 from veilscore.evidence.documents import load_keys
 from veilscore.evidence.log import scan
 from veilscore.evidence.online_receipts import online_receipt
@@ -230,7 +230,7 @@ def test_an_opening_is_kept_for_the_audit_though_its_receipt_fails(trained, home
                 return await score(command, "a", trained.known[0])
 
     assert asyncio.run(scenario()).status == "scored"
-    assert len(list((homes / "bank" / online_archive.FOLDER).glob("*.json"))) == 2
+    assert len(kept_parts(homes / "bank")) == 2
     with pytest.raises(EvidenceError):
         online_receipt(homes / "bank", "a")
     asyncio.run(start_and_stop(homes))

@@ -210,6 +210,20 @@ def test_a_policy_decides_only_after_two_stewards_have_signed(bank):
         desk.sign("anna", 1)
 
 
+def test_its_author_signs_for_no_version_and_is_part_of_what_others_sign(bank):
+    desk = Desk(bank)
+    assert desk.policies.file(graph(*GOOD), "anna") == 1
+    assert desk.policies.file(graph(*GOOD), "bert") == 1
+    with pytest.raises(RefusedError, match="anna wrote version 1"):
+        desk.sign("anna", 1)
+    word = desk.policies.to_sign("admission", 1, "bert", desk.node, desk.federation)
+    assert json.loads(word)["author"] == "anna"
+    desk.sign("bert", 1)
+    assert [(one.author, one.status) for one in desk.policies.versions()] == [
+        ("anna", "waits for a second steward: bert")
+    ]
+
+
 def test_words_for_one_version_or_activation_serve_no_other(bank):
     desk = Desk(bank)
     desk.policies.file(graph(*GOOD))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import shlex
+import time
 
 import pytest
 import yaml
 from bank_trial import Joint, consent, lend
 from conftest import ROOT
-from console_visits import ORIGIN, SoftKey
+from console_visits import ORIGIN, OpenedConsole, SoftKey, with_people
 from portal_visits import COOKIE, OURS, THEIRS, OpenedPortal, hidden, portal_home
 from trial_federation import make_homes
 from typer.testing import CliRunner
@@ -17,8 +18,8 @@ from typer.testing import CliRunner
 from party_bank import campaigns
 from party_bank.book_tables import APPLICATIONS, CONTRACTS, OFFERS
 from party_bank.portal import serve
+from party_bank.portal.links import forget, link_for
 from party_bank.portal.owner import OWNERS
-from party_bank.portal.serve import forget, link_for
 from veilscore.cli import app
 from veilscore.console.page import ANYBODY
 from veilscore.errors import ConfigError
@@ -126,6 +127,34 @@ def test_a_link_of_the_command_line(tmp_path):
     assert re.fullmatch(r"https://portal\.example:7446/enter#[\w-]{43}", link)
     with pytest.raises(ConfigError, match=r"set portal_site\.port"):
         link_for(portal_home(make_homes(tmp_path / "b"), port=0), OURS, 24)
+
+
+def test_an_account_manager_lets_the_owner_of_an_own_firm_in_once(tmp_path):
+    home = portal_home(make_homes(tmp_path))
+    with_people(home, {one: ["account_manager"] for one in ("lin", "wang")}, per_minute=100_000)
+    console, portal = OpenedConsole(home), OpenedPortal(home)
+    portal.now_s = time.time()
+    try:
+        lin, wang = console.browser("lin"), console.browser("wang")
+        assert "Make a link for the owner" in lin.get(f"/firms/{OURS}").text
+        assert "Make a link for the owner" not in wang.get(f"/firms/{OURS}").text
+        assert wang.post(f"/firms/{OURS}/link").status == 403
+        page = lin.post(f"/firms/{OURS}/link").text
+        assert (page.count("<svg"), "<script>alert" in page) == (1, False)
+        secret = re.search(r"https://localhost:7446/enter#([\w-]+)<", page).group(1)
+        owner = portal.browser()
+        assert [owner.post("/enter", number="", secret=secret).status for _ in range(2)] == [303, 422]
+        shown = owner.get("/me").text
+        assert ("the bank made a link (lin)" in shown, "somebody entered" in shown) == (True, True)
+        assert "the bank made a link" not in portal.browser(THEIRS).get("/me").text
+        assert [act for act in console.acts() if "link" in act[1] and act[2] == "done"] == [
+            ("lin", "make an owner's link", "done")
+        ]
+        assert secret not in str(console.store.not_logged()) + str(portal.store.not_logged())
+        assert OURS not in str(console.store.not_logged())
+    finally:
+        portal.close()
+        console.close()
 
 
 # --- routes and firms ------------------------------------------------------------------------------------------------

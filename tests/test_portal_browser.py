@@ -5,15 +5,13 @@ Screenshots of every page lie in build/portal afterwards.
 
 from __future__ import annotations
 
-import asyncio
 import json
-import threading
 from contextlib import contextmanager
 
 import pytest
 import yaml
-from conftest import ROOT, require
-from test_console_browser import CHROMIUM, PHONE, QUIET, Town, authenticator, axe_of, visiting
+from browsing import PHONE, authenticator, axe_of, launched, looping, serious, shot, visiting
+from conftest import ROOT
 from trial_decisions import expected
 from trial_lending import SETTINGS, add_known_firms, lending_homes, lending_settings
 from trial_scoring import served
@@ -22,7 +20,8 @@ from party_bank.book import Book
 from party_bank.book_check import check_book
 from party_bank.book_tables import CONSENTS, CONTRACTS, DECISIONS
 from party_bank.portal.consents import OWNER
-from party_bank.portal.serve import RunningPortal, link_for
+from party_bank.portal.links import link_for
+from party_bank.portal.serve import RunningPortal
 from veilscore.evidence.log import LOG_FILE, scan
 from veilscore.node.founding import free_ports
 from veilscore.release.revocations import RevocationLists
@@ -31,15 +30,22 @@ from veilscore.terms.node_config import load_node_config
 pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.timeout(300)]
 SHOTS = ROOT / "build" / "portal"
 LANGUAGES = {"en": "en-GB", "zh": "zh-CN"}
+ASKED = ("/consents/renewal", "/consents/report", "/consents/proactive")
 
 
 class PortalTown:
     """Real nodes of a federation that decides, and the portal of its bank; firms by language that are approved."""
 
+    shots = SHOTS
+
     def __init__(self, homes):
         self.homes, self.bank = homes, homes / "bank"
         (port,) = free_ports(1)
         site = {"port": port, "issuer": "../consent-portal", "bank_name": "Lotus Bank", "entries_per_minute": 1000}
+        site |= {
+            "report": {"holders": ["tax", "registry"], "fields": ["all"]},
+            "consent_days": {"application": 30, "renewal": 400, "report": 90, "proactive": 180},
+        }
         more = {
             "portal_site": site,
             "renewals": {"from_days": 365, "to_days": 1},
@@ -48,29 +54,21 @@ class PortalTown:
         (self.bank / "bank.yaml").write_text(yaml.safe_dump(SETTINGS | more))
         self.book = Book.of_home(self.bank, lending_settings())
         steps = expected(homes, "admit")
-        good = [firm for firm in add_known_firms(homes, self.book, 60) if steps[firm] >= 3]
-        self.firms = dict(zip((*LANGUAGES, "withdraws", "axe", "script"), good, strict=False))
+        good = [firm for firm in add_known_firms(homes, self.book, 1000) if steps[firm] >= 3]
+        names = (*LANGUAGES, "withdraws", "axe", "script")
+        self.firms = dict(zip(names, good[: len(names)], strict=True))
 
     @contextmanager
     def running(self):
-        loop = asyncio.new_event_loop()
-        thread = threading.Thread(target=loop.run_forever, daemon=True)
-        thread.start()
-
-        def run(work):
-            return asyncio.run_coroutine_threadsafe(work, loop).result(60)
-
         portal = RunningPortal(self.bank)
-        run(portal.start())
-        self.portal, self.consoles = portal, {"portal": portal}
-        try:
-            yield self
-        finally:
-            run(portal.stop(0.1))
-            loop.call_soon_threadsafe(loop.stop)
-            thread.join(10)
-            loop.close()
-            self.book.close()
+        with looping() as run:
+            run(portal.start())
+            self.portal, self.consoles = portal, {"portal": portal}
+            try:
+                yield self
+            finally:
+                run(portal.stop(0.1))
+                self.book.close()
 
     def person(self, who):
         return self.portal.store.person_of(self.firms[who])
@@ -86,25 +84,13 @@ def town(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def chromium(town):
-    require(CHROMIUM, "Chromium is not on this machine")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    SHOTS.mkdir(parents=True, exist_ok=True)
-    with playwright.sync_playwright() as driver:
-        trusted = f"--ignore-certificate-errors-spki-list={Town.trusted(town)}"
-        browser = driver.chromium.launch(executable_path=str(CHROMIUM), args=[*QUIET, trusted])
+    with launched(town, SHOTS) as browser:
         yield browser
-        browser.close()
 
 
 def on_phone(chromium, town, person="", language="en", **more):
     settings = {"viewport": PHONE, "is_mobile": True, "has_touch": True, "locale": LANGUAGES[language]} | more
     return visiting(chromium, town, "portal", person, **settings)
-
-
-def shot(page, name):
-    page.screenshot(path=SHOTS / f"{name}.png", full_page=True)
-    wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-    assert wide <= 0, f"{page.url} is wider than a phone"
 
 
 def press(page, action):
@@ -159,7 +145,7 @@ def test_a_firm_consents_applies_draws_and_renews_on_a_phone(town, chromium, lan
     firm = town.firms[language]
 
     def see(name):
-        shot(page, f"{name}-{language}")
+        shot(page, SHOTS / f"{name}-{language}.png")
 
     scheme = {"color_scheme": "dark"} if language == "zh" else {}
     with on_phone(chromium, town, language=language, **scheme) as page:
@@ -200,10 +186,10 @@ def test_a_withdrawal_reaches_every_holder(town, chromium):
         page.goto("/consents/application")
         agree(page, "/give")
         page.wait_for_url("**?done=given")
-        shot(page, "20-consent-given")
+        shot(page, SHOTS / "20-consent-given.png")
         press(page, "/withdraw")
         page.wait_for_url("**?done=withdrawn")
-        shot(page, "21-withdrawn")
+        shot(page, SHOTS / "21-withdrawn.png")
     (row,) = town.book.rows(CONSENTS.select().where(CONSENTS.c.firm == firm))
     for holder in ("tax", "registry"):
         policy = load_node_config(town.homes / holder).policy
@@ -226,18 +212,17 @@ def test_axe_finds_nothing_serious(town, chromium, tmp_path):
     contract = town.book.rows(CONTRACTS.select().where(CONTRACTS.c.firm == town.firms["en"]))[-1]["number"]
     for scheme in ("light", "dark"):
         for who, paths in (
-            ("axe", ("/", "/apply/flow", "/consents", "/consents/renewal", "/me", "/nothing")),
+            ("axe", ("/", "/apply/flow", "/consents", *ASKED, "/me", "/nothing")),
             ("en", ("/", f"/contracts/{contract}", "/applications/1", "/history")),
             ("", ("/login", "/offer/O0000001")),
         ):
             with on_phone(chromium, town, town.person(who) if who else "", color_scheme=scheme) as page:
                 for path in paths:
                     page.goto(path)
-                    page.evaluate(axe)
-                    result = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
-                    serious = [v for v in result["violations"] if v["impact"] in {"serious", "critical"}]
-                    if serious:
-                        found[f"{scheme} {path}"] = [(v["id"], v["nodes"][0]["html"][:120]) for v in serious]
+                    if path in ASKED:
+                        shot(page, SHOTS / f"19-consent-{path.rpartition('/')[2]}-{scheme}.png")
+                    if problems := serious(page, axe):
+                        found[f"{scheme} {path}"] = problems
     assert found == {}, json.dumps(found, indent=1)
 
 

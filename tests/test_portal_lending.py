@@ -11,7 +11,18 @@ from types import SimpleNamespace
 import pytest
 import sqlalchemy as sa
 from bank_trial import SETTINGS, Joint, lend
-from portal_visits import OURS, THEIRS, OpenedPortal, hidden, portal_home
+from portal_visits import (
+    OURS,
+    THEIRS,
+    OpenedPortal,
+    agree,
+    hidden,
+    issuer_of,
+    known,
+    portal_home,
+    tokens,
+    withdrawn,
+)
 from trial_federation import make_homes
 
 from party_bank import campaigns
@@ -25,7 +36,6 @@ from party_bank.portal.pushes import WithdrawalPushes
 from veilscore.errors import BookError, PeerError
 from veilscore.files.home_key import home_key
 from veilscore.release.consent import Signed, claim_of, commit_one, read_consent, read_revocations
-from veilscore.release.issuer import Issuer
 
 
 @pytest.fixture(scope="module")
@@ -41,24 +51,6 @@ def opened(made, tmp_path):
     portal = OpenedPortal(tmp_path / "bank")
     yield portal
     portal.close()
-
-
-def agree(browser, purpose, **more):
-    page = browser.get(f"/consents/{purpose}").text
-    return browser.post(f"/consents/{purpose}/give", terms=hidden(page, "terms"), agree="yes", **more)
-
-
-def tokens(portal):
-    return sorted((portal.home.path / "consents" / "tokens").glob("*.json"))
-
-
-def issuer_of(portal):
-    return Issuer.load(portal.home.path.parent / "consent-desk")
-
-
-def known(portal):
-    issuer = issuer_of(portal)
-    return {issuer.name: issuer.public_key}
 
 
 def test_a_consent_says_who_whom_what_for_until_when_and_what_leaves(opened):
@@ -131,7 +123,7 @@ def test_a_withdrawal_is_in_the_book_and_the_issuer_s_list_and_binds_that_firm_a
     assert browser.post("/consents/proactive/withdraw").status == 303
     rows = {(r["firm"], r["purpose"]): r["revoked_s"] for r in opened.book.rows(sa.select(CONSENTS))}
     assert {key for key, at_s in rows.items() if at_s is not None} == {(OURS, "application"), (OURS, "proactive")}
-    found = read_revocations(opened.portal.consents.withdrawals(), known(opened))
+    found = withdrawn(opened)
     (token,) = opened.book.rows(sa.select(CONSENTS).where(CONSENTS.c.firm == OURS, CONSENTS.c.purpose == "application"))
     one = f"{claim_of(listed).id}:{commit_one(claim_of(listed).salt, OURS).hex()}"
     assert {name for name in found.revoked if name in {token["document"], one}} == {token["document"], one}
@@ -155,14 +147,14 @@ def test_ending_everything_ends_every_basis_too_and_a_new_yes_lifts_it(opened, m
     assert browser.post("/consents/end", sure="yes").status == 422
     monkeypatch.undo()
     opened.portal.consents.catch_up(opened.book)  # as at the next start
-    found = read_revocations(opened.portal.consents.withdrawals(), known(opened))
+    found = withdrawn(opened)
     assert found.covers([OURS, THEIRS]).tolist() == [True, False]
     agree(browser, "renewal")
-    lifted = read_revocations(opened.portal.consents.withdrawals(), known(opened))
+    lifted = withdrawn(opened)
     assert lifted.number > found.number
     assert not lifted.covers([OURS]).any()
     opened.portal.consents.catch_up(opened.book)
-    assert not read_revocations(opened.portal.consents.withdrawals(), known(opened)).covers([OURS]).any()
+    assert not withdrawn(opened).covers([OURS]).any()
 
 
 def test_a_holder_that_is_away_is_told_when_it_is_back(opened):

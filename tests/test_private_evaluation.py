@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from chances import of_deviation_one
 from local_jobs import firms, job, nodes, write
 from rich.console import Console
 from trial_audit import audit, audited_run
@@ -55,7 +56,7 @@ def test_the_bank_gets_the_counts_of_its_model_but_for_the_noise(run, exact):
     kept = run.stores["bank"].load_arrays("curve")
     curve, plain = load_curve(kept), plain_counts(*exact, tuple(kept["limits"].tolist()))
     assert curve.sigma == pytest.approx(sensitivity() / 1.0)
-    assert 0.6 < (curve.counts - plain).std() / curve.sigma < 1.5
+    assert of_deviation_one((curve.counts - plain) / curve.sigma)
     assert np.array_equal(curve.known, plain.sum(axis=1))
     assert set(Bands.of({k: float(v) for k, v in BANDS.items()}, 100).limits) <= set(kept["limits"].tolist())
     assert not run.stores["bank"].has("holdout")
@@ -116,8 +117,8 @@ def test_the_report_and_job_show_have_error_bars(run, exact):
     joint, alone = report.evaluations
     units, bad = exact
     d, table = joint.discrimination, metrics.score_table(bad.astype(int), units, points=True)
-    assert abs(d.auc - table.auc()) < 4 * d.auc_noise + 0.01
-    assert abs(d.ks - table.ks().value) < 4 * d.ks_noise + 0.03
+    assert abs(d.auc - table.auc()) < 6 * d.auc_noise + 0.01
+    assert abs(d.ks - table.ks().value) < 6 * d.ks_noise + 0.03
     assert d.auc_noise < d.auc_se < 2 * table.auc_se() + d.auc_noise
     assert alone.discrimination.auc_noise is None
     assert [c.band for c in report.cutoffs] == ["A", "B", "C", "below all bands"]
@@ -125,8 +126,8 @@ def test_the_report_and_job_show_have_error_bars(run, exact):
         inside = (units >= -(1 << 40) if row.low is None else units >= 100 * row.low) & (
             units < (1 << 40) if row.high is None else units < 100 * row.high
         )
-        assert abs(row.n - inside.sum()) < 5 * d.ks_se * inside.size
-        assert abs(row.bad_rate - bad[inside].mean()) < 4 * row.bad_rate_se
+        assert abs(row.n - inside.sum()) < 6 * d.ks_se * inside.size
+        assert abs(row.bad_rate - bad[inside].mean()) < 6 * row.bad_rate_se
     assert report.calibration.observed == pytest.approx(bad.mean())
     assert all(g.observed_low < g.observed < g.observed_high for g in report.calibration.rows)
     assert "of which noise" in page

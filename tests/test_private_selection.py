@@ -146,7 +146,7 @@ def test_curves_are_those_of_the_models_of_each_kind(run):
         held = ~bank["train"]
         plain = plain_counts(found[held], bank["target"][held] == 1, tuple(kept["limits"].tolist()))
         assert kept["sigma"] == pytest.approx(np.sqrt(2 / 0.125))
-        assert abs((kept["counts"] - plain) / kept["sigma"]).max() < 5
+        assert abs((kept["counts"] - plain) / kept["sigma"]).max() < 7
 
 
 def test_the_kind_of_the_best_curve_is_filed_at_all_parties(run):

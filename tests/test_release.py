@@ -383,6 +383,7 @@ def test_bits_are_those_of_plain_python(ledger):
         )
         for firm in left:
             told.setdefault(firm, {})[key] = bits
-            before = rules._bits_before(single(ledger, "x", "r", firm=firm))
+            asked = single(ledger, "x", "r", firm=firm)
+            before = rules._bits_before(asked, rules._of_firm(asked))
             assert before == sum(told[firm].values())
     assert {len(one) for one in told.values()} != {1}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import datetime as dt
 import json
 import shutil
@@ -11,15 +13,20 @@ from dataclasses import replace
 import pytest
 import yaml
 from report_world import HOLDERS, drawn_features, quick_world
+from trial_federation import commanding, running
 
+from party_bank.assistants.section_calls import METHOD, ask_sections
 from party_bank.assistants.sections import ToldFacts
+from party_bank.firms import ABOUT, import_consents, put_firms, report_consents
 from veilscore.errors import ConfigError, IdentityError, ParameterError, RefusedError, SchemaError
 from veilscore.keys.identity import create_identity
+from veilscore.node.node import Node
 from veilscore.release.issuer import import_consent
 from veilscore.release.scope import Scope
 from veilscore.reports.section import SignedSection, period_of
 from veilscore.reports.section_desk import told_sections
 from veilscore.reports.section_fields import section_fields
+from veilscore.v1 import control_pb2 as pb
 
 QUARTER_S = 93 * 86400
 
@@ -304,6 +311,59 @@ def test_a_consent_that_ended_ends_the_section_in_later_reports(world):
     assert shelf.told(firm).facts
     import_consent(world.home("bank"), world.issuer.revoke(firms=[firm]), "revocations", "1")
     assert "revoked" in shelf.told(firm).left_out[0]
+
+
+def test_holders_nodes_write_sections_for_the_bank_that_the_consent_names(world):
+    """Over the fabric, from real nodes: what is kept is what a file would have had; who is away or says no is named."""
+    firm, stranger = world.firms[:2]
+    set_policy(world, "registry", report_fields=[])
+    consent = world.consent([firm], holders=("tax", "registry"))
+    with contextlib.closing(world.book()) as book:
+        put_firms(book, [{"firm": one, **dict.fromkeys(ABOUT, "x")} for one in (firm, stranger)], "test")
+        assert import_consents(book, world.home("bank"), "test") == 1
+        documents, none = report_consents(book, firm), report_consents(book, stranger)
+    assert (documents, none) == ([world.id_of(consent)], [])
+
+    async def work():
+        nodes = {name: Node(world.home(name)) for name in ("tax", "registry")}
+        async with (
+            running(nodes),
+            commanding(world.home("bank")) as bank,
+            commanding(world.home("court")) as court,
+        ):
+
+            async def call(holder, message, by=bank):
+                return await by.call(holder, METHOD, message, pb.WrittenSection, timeout_s=10)
+
+            found = await ask_sections(world.shelf(), call, firm, documents, "main")
+            again = await ask_sections(world.shelf(), call, firm, documents, "main")
+            data = consent.to_message().SerializeToString()
+            wrong = [
+                pb.AskSection(consent=data, firm=stranger, dataset="main"),
+                pb.AskSection(consent=data, firm=firm, dataset="none"),
+                pb.AskSection(consent=world.consent([firm], bank="tax").to_message().SerializeToString(), firm=firm),
+            ]
+            says = []
+            for message in wrong:
+                with pytest.raises(RefusedError) as caught:
+                    await call("tax", message)
+                says.append(caught.value.message)
+            with pytest.raises(IdentityError):
+                await call("tax", wrong[0], court)
+            with pytest.raises(RefusedError, match="no consent of this firm"):
+                await ask_sections(world.shelf(), call, stranger, none, "main")
+        return found, again, says
+
+    found, again, says = asyncio.run(work())
+    assert found == again
+    assert [(one.holder, bool(one.fields)) for one in found] == [("registry", False), ("tax", True)]
+    assert "writes no sections" in found[0].refusal
+    for one, why in zip(says, ("another firm's", "its own log says why", "of another bank"), strict=True):
+        assert why in one
+    (ours,) = written(world, consent)
+    assert {fact.name: fact.value for fact in world.shelf().told(firm).facts} == {
+        fact.name: fact.value for fact in ours.section.facts()
+    }
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"section": {}, "signature": "00"}', "[" * 70_000, "\x00"])

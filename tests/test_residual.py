@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from chances import of_deviation_one
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.isotonic import IsotonicRegression
@@ -146,8 +147,7 @@ def test_the_noise_of_every_opening_is_what_its_charge_says():
         moments = (fitted["tax"].moments - (x * W[:, None]).T @ x) / fitted["tax"].sigma_moments
         errors["moments"].append(moments[np.triu_indices(3)])
     for name, found in errors.items():
-        z = np.concatenate(found)
-        assert abs(z.std() - 1) < 4.5 / math.sqrt(2 * z.size), name
+        assert of_deviation_one(np.concatenate(found)), name
 
 
 def fixed_tables(n_codes):

@@ -238,6 +238,10 @@ async def slow(_request, _peer):
     return control_pb2.Empty()
 
 
+async def endless(_request, _peer):
+    await asyncio.sleep(600)
+
+
 def test_server_and_client_change_keys_while_a_call_runs(ids, base):
     async def scenario():
         tax, bank = of_network(ids, base, "tax", "bank")
@@ -303,19 +307,21 @@ def test_revoked_key_is_cut_off(made, base):
     async def scenario():
         tax, bank = of_network(ids, base, "tax", "bank")
         bank.register("Ping", {"holder"}, control_pb2.Empty, pong)
-        bank.register("Slow", {"holder"}, control_pb2.Empty, slow)
-        tax.register("Slow", {"bank"}, control_pb2.Empty, slow)
+        bank.register("Endless", {"holder"}, control_pb2.Empty, endless)
+        tax.register("Endless", {"bank"}, control_pb2.Empty, endless)
         async with running(tax, bank):
             await connect_anew(bank, ids["tax"])
             begun = [
-                asyncio.create_task(a.call(b, "Slow", control_pb2.Empty(), control_pb2.Empty, timeout_s=5, retry=False))
+                asyncio.create_task(
+                    a.call(b, "Endless", control_pb2.Empty(), control_pb2.Empty, timeout_s=100, retry=False)
+                )
                 for a, b in ((bank, "tax"), (tax, "bank"))
             ]
             await asyncio.sleep(0.2)
             start_s = time.monotonic()
             await bank.renew(bank.federation.with_statements([revocation]))
             ended = await asyncio.gather(*begun, return_exceptions=True)
-            assert time.monotonic() - start_s < 0.5  # cut, not waited for
+            assert time.monotonic() - start_s < 30  # cut, not waited for
             assert all(isinstance(e, PeerError) for e in ended), ended
             with pytest.raises(PeerError):
                 await ping(tax, "bank")

@@ -7,8 +7,8 @@ import pytest
 from random_trees import boosted, part, plain_units, random_tree
 
 from veilscore.errors import ConfigError, MessageError, ParameterError, RefusedError, SchemaError, VeilscoreError
+from veilscore.lattice.bfv import element_bytes
 from veilscore.lattice.params import PRODUCT_OPEN, SCORE_T
-from veilscore.lattice.product import element_bytes
 from veilscore.models.leaf_index import leaf_index
 from veilscore.models.trees import HolderTrees, indicators, tree_values
 from veilscore.protocols import tree_scoring

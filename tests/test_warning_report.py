@@ -125,6 +125,8 @@ def test_the_report_of_a_book(tmp_path):
     assert (found.joint.budget, found.joint.coverage, found.joint.disturbed) == (0.5, 0.5, 0.5)
     assert found.joint.lead_months == pytest.approx(45 / 30.4375)
     assert (found.bank_only.budget, found.bank_only.coverage, found.bank_only.warned) == (0.5, 0.5, 1)
+    assert found.joint_reach is None  # half of the firms overdue were at a level
+    assert found.bank_only_reach == 1.0  # the first firm is of the lowest risk
     assert [month.watched for month in found.joint.months] == [4, 4]
     drawn = months_chart(found.joint).to_svg()
     assert "overdue soon: warned" in drawn

@@ -277,19 +277,21 @@ def test_a_month_s_job_goes_on_from_the_last():
         month_job("bank", datasets, settings.model_copy(update={"decisions": {}}), TODAY, None)
 
 
-def sizing(folder, counts, cutoffs, noise=5.0):
+MODEL = SimpleNamespace(scaling=SimpleNamespace(units=100), sha256=bytes(32))
+
+
+def sizing(folder, counts, cutoffs, **changes):
     """A job's folder with counts of none, look and act."""
     folder.mkdir(exist_ok=True)
     steps = dict(zip(("none", "look", "act"), counts, strict=True))
-    said = {"decision": "watch", "noise": noise, "steps": steps, "order": list(steps), "cutoffs": {"hazard": cutoffs}}
-    (folder / "sized.json").write_text(json.dumps(said), encoding="utf-8")
+    said = {"decision": "early", "noise": 5.0, "steps": steps, "order": list(steps), "cutoffs": {"hazard": cutoffs},
+            "watch": True, "models": {"hazard": MODEL.sha256.hex()}}  # fmt: skip
+    (folder / "sized.json").write_text(json.dumps(said | changes), encoding="utf-8")
     return folder
 
 
 def test_cut_offs_follow_the_firms_of_today(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "party_bank.alarm_budget.load_model", lambda _: SimpleNamespace(scaling=SimpleNamespace(units=100))
-    )
+    monkeypatch.setattr("party_bank.alarm_budget.load_model", lambda _: MODEL)
     points = np.random.default_rng(4).normal(540, 30, 200_000)  # meant were a tenth and a fiftieth below 560 and 545
     below = [float((points < cutoff).sum()) for cutoff in (545, 560)]
     counts = (points.size - below[1], below[1] - below[0], below[0])
@@ -302,6 +304,16 @@ def test_cut_offs_follow_the_firms_of_today(tmp_path, monkeypatch):
     ):
         with pytest.raises(ConfigError, match=why):
             followed_cutoffs(sizing(tmp_path / "job", counts, [545, 560]), tmp_path, [0.1, 0.02])
+    counts = (600.0, 300.0, 100.0)
+    for changes, why in (
+        ({"watch": False}, "counted by decision early, which is no watch"),
+        ({"models": {"hazard": "ab" * 32}}, "by another model than .* as it is filed"),
+        ({"models": {}}, "no counts of a watch with one measure"),
+    ):
+        with pytest.raises(ConfigError, match=why):
+            followed_cutoffs(sizing(tmp_path / "job", counts, [545, 560], **changes), tmp_path, [0.1, 0.02])
+    with pytest.raises(ConfigError, match="3 counts for 3 cut-offs"):
+        followed_cutoffs(sizing(tmp_path / "job", counts, [540, 545, 560]), tmp_path, [0.1, 0.02])
     with pytest.raises(ConfigError, match="job has no counts of a watch with one measure"):
         followed_cutoffs(sizing(tmp_path / "job", (1.0,) * 3, [545, "x"]), tmp_path, [0.1])
     with pytest.raises(ConfigError, match="counts of a sizing not found"):

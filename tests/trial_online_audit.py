@@ -9,6 +9,8 @@ from trial_scoring import known_to_all, score, scoring
 
 from veilscore.audit.online import OnlineAudit
 from veilscore.evidence.documents import load_keys
+from veilscore.evidence.online_archive import FOLDER
+from veilscore.evidence.online_rows import ROWS, OpenedParts
 from veilscore.evidence.witness import Witnesses
 from veilscore.online import stock as online_stock
 from veilscore.online.stock import BankSpares
@@ -79,6 +81,23 @@ def counted(monkeypatch, spares: int) -> None:
     monkeypatch.setattr(online_stock, "_IDLE_S", 0.01)
 
 
+def unpacked(bank: Path) -> Path:
+    """Turn what a bank keeps of its scores into files, as in a bundle, so that a test can change it."""
+    folder = bank / FOLDER
+    parts = OpenedParts(folder)
+    for name, record in list(parts.records()):
+        (folder / f"{name}.reply").write_bytes(parts.reply(name))
+        (folder / f"{name}.json").write_bytes(record)
+    for path in folder.glob(f"{ROWS}*"):
+        path.unlink()
+    return bank
+
+
+def kept_parts(bank: Path) -> dict[str, bytes]:
+    """Return the bank's records of what holders opened, by name."""
+    return dict(OpenedParts(bank / FOLDER).records())
+
+
 def witnessed(homes: Path, *holders: str) -> Witnesses:
     """What these holders logged, by verified logs."""
     witnesses = Witnesses()
@@ -99,4 +118,4 @@ def audit(
     logs = witnessed(homes, *holders)
     made_by = {one.model: {"job": frozenset(HOLDERS)} for one in logs.opened} if trained else {}
     found = OnlineAudit(bank or homes / "bank", logs.opened, made_by, logs.circuits)
-    return [found.finding(one) for one in (*logs.opened, *logs.circuits)]
+    return found.findings([*logs.opened, *logs.circuits])

@@ -163,7 +163,7 @@ class ReportAssistant:
         own = self.own([firm]) if own is None else own
         told = self.shelf.told(firm)
         before = self._standing(firm, told)
-        with self.book.writing(actor) as entry:
+        with self.book.reading() as entry:
             mine = bank_facts(entry, self.settings, bank, firm, own)
             alarms = alarm_facts(entry, self.settings, bank, firm, None if before is None else before.made)
             today = entry.today

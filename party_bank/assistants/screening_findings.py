@@ -1,17 +1,20 @@
 """The policy assistant on a screening: what was screened and kept, by holder and by where a variable comes from.
 
 All of it stands in the bank's own result of the job: names, counts and figures that each holder's policy let out. Words
-and risk events of texts were made into variables where the texts lie; an example is the name of one that was kept.
+and risk events of texts were made into variables where the texts lie; an example is the name of one that was kept, and
+of a risk event the phrases that are published.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from veilscore.features.lexicon import shipped_lexicon
 from veilscore.reports.facts import Fact, Locale, Source, Wording, Words
 from veilscore.reports.text_guard import Piece, TextGuard
 
@@ -21,7 +24,8 @@ ORIGINS: Mapping[Origin, Wording] = {
     "risk": Wording(en="risk events in texts", zh="文本风险事件"),
     "variable": Wording(en="variables", zh="变量"),
 }
-_EXAMPLES, _ALL = 5, "all firms"
+_EXAMPLES, _PHRASES, _ALL = 5, 3, "all firms"
+_RISK = re.compile(r"\.risk\((\w+)\)")
 _LABELS = {
     "screened": Wording(en="screened", zh="筛查"),
     "kept": Wording(en="kept", zh="保留"),
@@ -65,6 +69,18 @@ class ScreeningFindings:
             head = f"{{{{fact:screen.s{number}_party}}}}, {ORIGINS[group.origin].get(locale)}"
             found.append(guard.written(head + colon + told + end))
         return tuple(found)
+
+
+def phrases_of(name: str, locale: Locale) -> tuple[str, ...]:
+    """Return phrases that a variable of a risk event counts, of the list that is published; none of a text is shown.
+
+    A holder may count more by a list of its own. Empty for other variables, and events that are not on the list.
+    """
+    found = _RISK.search(name)
+    phrases = () if found is None else shipped_lexicon().get(found[1], ())
+    chinese = [one for one in phrases if not one.isascii()]
+    other = [one for one in phrases if one.isascii()]
+    return tuple((chinese if locale == "zh" else other)[:_PHRASES])
 
 
 def origin_of(name: str) -> Origin:

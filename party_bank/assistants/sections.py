@@ -5,6 +5,7 @@ HOME/reports/FIRM/sections/HOLDER-CATALOGUE-CONSENT-QUARTER.json   as it was sig
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import hashlib
 import time
@@ -18,7 +19,7 @@ import numpy as np
 from veilscore.errors import ConfigError, IdentityError, RefusedError, VeilscoreError
 from veilscore.files.home_key import key_for
 from veilscore.files.private import private_folder
-from veilscore.release.consent import Signed, read_consent
+from veilscore.release.consent import Consent, Signed, read_consent
 from veilscore.release.gate import ConsentGate
 from veilscore.release.scope import REPORT, SECTION, Ask
 from veilscore.reports.facts import Fact
@@ -68,7 +69,10 @@ class SectionShelf:
 
     def take(self, path: Path) -> Path:
         """Check a section that a holder sent and keep it; returns where. The same one again changes nothing."""
-        signed = SignedSection.read(path)
+        return self.keep(SignedSection.read(path))
+
+    def keep(self, signed: SignedSection) -> Path:
+        """Check a section and keep it, as `take` does."""
         section = self.checked(signed)
         folder = folder_of(self.home, section.firm) / "sections"
         private_folder(folder)
@@ -125,24 +129,36 @@ class SectionShelf:
     def _gate(self) -> ConsentGate:
         return ConsentGate.of(self.home, self.node.policy, required=True)
 
+    def consents(self, firm: str, documents: Sequence[str]) -> list[Signed]:
+        """Return those of these consents that hold now for reports on a firm."""
+        found = []
+        for number in documents:
+            with contextlib.suppress(VeilscoreError):
+                found.append(self._valid(number, firm)[0])
+        return found
+
     def _check_consent(self, section: HolderSection) -> None:
         """Refuse a section that the firm's own consent does not cover now, field by field."""
+        _, consent = self._valid(section.consent, section.firm, section.holder)
+        if more := set(section.told) - set(consent.scope.fields):
+            raise IdentityError(f"{section.holder} told {min(more)}, which the firm's consent does not list")
+
+    def _valid(self, number: str, firm: str, holder: str = "") -> tuple[Signed, Consent]:
+        """Return a consent to reports on a firm, verified; of one holder where it is named. Raises where none holds."""
         issuers = dict(self.node.policy.consent_issuers)
         if not issuers:
             raise ConfigError(f"{self.node.name} lists no consent_issuers in its policy, so it can verify no consent")
-        paths = [self.home / "consents" / kind / f"{section.consent}.json" for kind in ("tokens", "lists", "used")]
+        paths = [self.home / "consents" / kind / f"{number}.json" for kind in ("tokens", "lists", "used")]
         found = next((path for path in paths if path.is_file()), None)
         if found is None:
-            raise RefusedError(
-                f"the firm's consent {section.consent} is not here: take it in with `veilscore consent import`"
-            )
-        consent = read_consent(Signed.from_text(read_text(found, "consent"), str(found)), issuers)
-        ask = Ask(REPORT, SECTION, self.node.name, "", self.clock(), section.holder)
+            raise RefusedError(f"the firm's consent {number} is not here: take it in with `veilscore consent import`")
+        signed = Signed.from_text(read_text(found, "consent"), str(found))
+        consent = read_consent(signed, issuers)
+        ask = Ask(REPORT, SECTION, self.node.name, "", self.clock(), holder)
         if refusal := ask.refusal(consent.scope, "the firm's consent"):
             raise RefusedError(refusal)
-        if consent.id != section.consent or not consent.covers([section.firm]).all():
+        if consent.id != number or not consent.covers([firm]).all():
             raise RefusedError("the consent is another firm's")
-        if more := set(section.told) - set(consent.scope.fields):
-            raise IdentityError(f"{section.holder} told {min(more)}, which the firm's consent does not list")
-        if self._gate.revoked_of(consent.id, consent.salt, np.array([section.firm]), self.node.name).any():
+        if self._gate.revoked_of(consent.id, consent.salt, np.array([firm]), self.node.name).any():
             raise RefusedError("the firm's consent was revoked")
+        return signed, consent

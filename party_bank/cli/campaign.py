@@ -73,7 +73,7 @@ def lists(
 ) -> None:
     """Write account managers' lists (CSV, XLSX) and a QR code for each offer."""
     with opened(home, federation) as bank:
-        with bank.book.writing(bank.actor) as entry:
+        with bank.book.reading() as entry:
             campaign = campaigns.find_campaign(entry, name)["id"]
         found = offers.write_lists(bank.book, bank.settings, campaign, folder, home_key(bank.home))
     console().print(table(f"Lists in {folder}", ("account manager", "offers"), sorted(found.items())))

@@ -8,6 +8,7 @@ from party_bank.cli.homes import opened
 from party_bank.cli.joint import DecisionsOption, HoldersOption, JobOption, OnlineOption, StepsOption, joint_decision
 from party_bank.due import do_due, open_work
 from party_bank.recurring import tasks
+from party_bank.renewals import own_inflow
 from veilscore.cli.display import console, table
 from veilscore.cli.homes import FederationOption, HomeOption
 from veilscore.terms.settings import read_day
@@ -39,7 +40,7 @@ def due(
     ):
         if date:
             bank.book.confirm_date(read_day(date, "--date"), bank.actor)
-        work = tasks(bank.settings, joint)
+        work = tasks(bank.settings, joint, own_inflow(bank.settings, bank.node))
         if only_list:
             rows = open_work(bank.book, work)
             shown = [(r["due_on"], r["task"], r["firm"], r["status"], r["result"]) for r in rows]

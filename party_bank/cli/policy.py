@@ -43,10 +43,10 @@ def list_policies(*, home: HomeOption = None, federation: FederationOption = Non
     from party_bank.policy.versions import Policies  # noqa: PLC0415 - kept out of `--help`
 
     rows = [
-        (one.policy, one.version, one.sha256[:16], moment(one.filed_s), one.status)
+        (one.policy, one.version, one.sha256[:16], moment(one.filed_s), one.author, one.status)
         for one in Policies(find_home(home, federation)).versions()
     ]
-    console().print(table("Lending policies", ("policy", "version", "hash", "filed", "status"), rows))
+    console().print(table("Lending policies", ("policy", "version", "hash", "filed", "author", "status"), rows))
     console().print(f"shipped: {', '.join(_shipped())}; `veilscore policy show NAME --json` prints one to start from")
 
 
@@ -123,6 +123,7 @@ def activate(
     *,
     person: Annotated[Path, typer.Option("--as", help="Your own home as a steward: its identity signs.")],
     reason: Annotated[str, typer.Option("--reason", help="Kept with your signature.")] = "",
+    author: Annotated[str, typer.Option("--author", help="Of a new one: who wrote it, and may not sign for it.")] = "",
     home: HomeOption = None,
     federation: FederationOption = None,
 ) -> None:
@@ -134,7 +135,7 @@ def activate(
     if node.role != "bank":
         raise ConfigError(f"{node.name} is a {node.role}: lending policies are a bank's")
     policies = Policies(bank)
-    version = policies.file(graph)
+    version = policies.file(graph, author)
     found = policies.sign(graph.name, version, identity_of(person), node, load_federation(node.federation), reason)
     console().print(line(f"{found.policy} version {found.version}", f"({found.sha256[:16]})", found.status))
 

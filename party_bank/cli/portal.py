@@ -44,7 +44,7 @@ def link(
 ) -> None:
     """Print a link by which a firm's owner enters, once; older links, codes and sessions of the firm end."""
     from party_bank.offers import write_code  # noqa: PLC0415
-    from party_bank.portal.serve import link_for  # noqa: PLC0415 - loads every protocol
+    from party_bank.portal.links import link_for  # noqa: PLC0415 - loads the extra
 
     found, n_passkeys = link_for(find_home(home, federation), firm, hours)
     if code is not None:
@@ -63,6 +63,15 @@ def link(
         )
 
 
+@app.command("list", epilog="Example: veilscore bank portal list --home /srv/bank")
+def sign_list(*, home: HomeOption = None, federation: FederationOption = None) -> None:
+    """Sign one list of all owners who agreed to offers in the portal and are on none yet, before a campaign."""
+    from party_bank.portal.links import list_of_agreed  # noqa: PLC0415 - loads the extra
+
+    number, count = list_of_agreed(find_home(home, federation))
+    console().print(f"{count:,} firms on list {number}" if count else "nobody waits: no list was signed")
+
+
 @app.command("forget", epilog="Example: veilscore bank portal forget 91310000MA1K35TQ6F --home /srv/bank")
 def forget(
     firm: Annotated[str, typer.Argument(help="The firm's id.")],
@@ -71,7 +80,7 @@ def forget(
     federation: FederationOption = None,
 ) -> None:
     """Remove the passkeys, links and sessions of a firm's owner at once, as when a phone was lost."""
-    from party_bank.portal.serve import forget as forget_owner  # noqa: PLC0415 - loads every protocol
+    from party_bank.portal.links import forget as forget_owner  # noqa: PLC0415 - loads the extra
 
     count = forget_owner(find_home(home, federation), firm)
     console().print(f"{count} passkeys removed; `veilscore bank portal link` lets the owner in again")

@@ -23,7 +23,7 @@ def group() -> None:
 @app.command("list", epilog="Example: veilscore bank renewal list --home /srv/bank")
 def list_(*, home: HomeOption = None, federation: FederationOption = None) -> None:
     """List the contracts whose renewal is to be prepared now."""
-    with opened(home, federation) as bank, bank.book.writing(bank.actor) as entry:
+    with opened(home, federation) as bank, bank.book.reading() as entry:
         found = renewals.due_contracts(entry, bank.settings)
     rows = ((r["number"], r["firm"], r["product"], shown_amount(r["amount"]), r["ends_on"]) for r in found)
     console().print(table("Renewals due", ("contract", "firm", "product", "limit", "ends"), rows))
@@ -42,7 +42,8 @@ def prepare(
 ) -> None:
     """Check a firm jointly and propose a renewal."""
     with opened(home, federation) as bank, joint_decision(bank, decisions, steps, holders, online=online) as joint:
-        found = renewals.prepare(bank.book, bank.settings, joint, number, bank.actor)
+        inflow = renewals.own_inflow(bank.settings, bank.node)
+        found = renewals.prepare(bank.book, bank.settings, joint, number, bank.actor, inflow)
         currency = bank.settings.currency
     proposed = f": {shown_amount(found['amount'])} {currency} for {found['months']} months" if found["amount"] else ""
     console().print(f"renewal of {number}: {found['status']}{proposed}")

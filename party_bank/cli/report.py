@@ -18,6 +18,7 @@ from veilscore.errors import BookError, ConfigError
 
 if TYPE_CHECKING:
     from party_bank.assistants.credit_report import CreditReport, ReportAssistant, WrittenReport
+    from party_bank.assistants.section_calls import AskedSection
 
 app = typer.Typer(no_args_is_help=True, epilog="Example: veilscore bank report write 9131... --home /srv/bank")
 FirmArgument = Annotated[str, typer.Argument(help="The firm's id.")]
@@ -65,6 +66,37 @@ def take(
     with _assistant(home, federation) as (_, assistant):
         for file in (one for given in files for one in (sorted(given.glob("*.json")) if given.is_dir() else [given])):
             console().print(f"taken: {assistant.shelf.take(file)}", soft_wrap=True)
+
+
+@app.command("ask", epilog="Example: veilscore bank report ask 9131... --home /srv/bank")
+def ask(
+    firm: FirmArgument,
+    *,
+    dataset: Annotated[str, typer.Option("--data", help="Data set of the holders; default: section_data.")] = "",
+    home: HomeOption = None,
+    federation: FederationOption = None,
+) -> None:
+    """Ask holders' nodes for their sections on a firm, under its consent; exit code 1 if one told nothing."""
+    from party_bank.assistants.section_calls import CALL_S, METHOD, ask_sections  # noqa: PLC0415
+    from party_bank.firms import report_consents  # noqa: PLC0415
+    from veilscore.cli.connection import Connection, reach  # noqa: PLC0415
+    from veilscore.v1 import control_pb2 as pb  # noqa: PLC0415
+
+    with _assistant(home, federation) as (bank, assistant):
+        wanted = bank.id_of(firm)
+        documents = report_consents(bank.book, wanted)
+
+        async def work(node: Connection) -> list[AskedSection]:
+            async def call(holder: str, message: pb.AskSection) -> pb.WrittenSection:
+                return await node.call(holder, METHOD, message, pb.WrittenSection, CALL_S)
+
+            return await ask_sections(assistant.shelf, call, wanted, documents, dataset or bank.settings.section_data)
+
+        found = reach(bank.home, work)
+    rows = ((one.holder, str(one.fields or ""), one.refusal) for one in found)
+    console().print(table("Sections", ("holder", "fields told", "or why none"), rows))
+    if any(one.refusal for one in found):
+        raise typer.Exit(1)
 
 
 @app.command("write", epilog="Example: veilscore bank report write 9131... --home /srv/bank")

@@ -110,7 +110,7 @@ def firms(
 ) -> None:
     """Print the ids of the firms to ask for this month, as CSV: those that owe and consented."""
     with opened(home, federation) as bank:
-        with bank.book.writing(bank.actor) as entry:
+        with bank.book.reading() as entry:
             found, silent = alarms.watched_firms(entry)
             last, today = alarms.last_job(entry), entry.today
         if job is not None:
@@ -227,12 +227,21 @@ def report(
     if plot is not None and found.joint is not None:
         months_chart(found.joint).save(plot)
     out, rules = console(), bank.settings.warnings
-    both = [(name, f) for name, f in (("joint", found.joint), ("bank only", found.bank_only)) if f is not None]
-    heads = ("by", "firm-months", "alarm budget", "overdue", "warned before", "lead, months", "good firms", "disturbed")
+    both = [
+        (name, f, reach)
+        for name, f, reach in (
+            ("joint", found.joint, found.joint_reach),
+            ("bank only", found.bank_only, found.bank_only_reach),
+        )
+        if f is not None
+    ]
+    heads = ("by", "firm-months", "alarm budget", "overdue", "warned before", "lead, months", "good firms", "disturbed",
+             "90 % warned with")  # fmt: skip
     shown = [
         (name, f"{f.firm_months:,}", _percent(f.budget), f"{f.overdue:,}", _percent(f.coverage),
-         f"{f.lead_months:.1f}" if f.warned else "-", f"{f.good:,}", _percent(f.disturbed))
-        for name, f in both
+         f"{f.lead_months:.1f}" if f.warned else "-", f"{f.good:,}", _percent(f.disturbed),
+         f"over {_percent(f.budget)}" if reach is None else _percent(reach))
+        for name, f, reach in both
     ]  # fmt: skip
     if found.joint is None:
         out.print(f"no month is over yet: one is {rules.months} months after its levels were told", soft_wrap=True)

@@ -15,7 +15,7 @@ def bank_site(home: ConsoleHome) -> Site | None:
 
     if not (home.path / FILE).is_file() or missing_of("bank"):
         return None
-    from party_bank.console import assistant, backtests, lending, policies  # noqa: PLC0415 - loads SQLAlchemy and the policy engine
+    from party_bank.console import assistant, backtests, credit_reports, lending, owner_links, policies  # noqa: PLC0415 - loads SQLAlchemy and the policy engine
     from party_bank.console.open_book import OpenBook  # noqa: PLC0415
 
     book, policy_pages = OpenBook(home), policies.PolicyPages(home)
@@ -23,6 +23,8 @@ def bank_site(home: ConsoleHome) -> Site | None:
     return Site(
         pages=(
             *lending.pages(book),
+            *credit_reports.pages(credit_reports.CreditReportPages(book)),
+            *owner_links.pages(owner_links.OwnerLinkPages(book)),
             *policies.pages(policy_pages),
             *assistant.pages(assistant.AssistantPages(home)),
             *backtests.pages(backtests.BacktestPages(home, policy_pages)),

@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from party_bank.assistants.candidates import candidate_policy
 from party_bank.assistants.policy_findings import explain_rules, own_side
-from party_bank.assistants.screening_findings import ORIGINS, explain_screening, origin_of
+from party_bank.assistants.screening_findings import ORIGINS, explain_screening, origin_of, phrases_of
 from party_bank.console.group_charts import part_chart
 from party_bank.console.policies import FILES, SEES
 from party_bank.mining import MinedJob, MinedRule
@@ -27,6 +27,7 @@ from veilscore.console.page import Page, page_of
 from veilscore.errors import ConfigError
 from veilscore.files.store import JobStore
 from veilscore.models.versions import SCREENINGS
+from veilscore.reports.facts import Locale
 from veilscore.reports.svg import Chart
 from veilscore.terms.job import JOB_ID
 from veilscore.terms.policy import utc_today
@@ -75,16 +76,18 @@ class AssistantPages:
             and kept in {"", "yes" if column["kept"] else "no"}
         ]
         asked = {"q": visit.asked("q"), "origin": origin, "kept": kept}
-        origins = {one: label.get("zh" if visit.language == "zh" else "en") for one, label in ORIGINS.items()}
+        locale: Locale = "zh" if visit.language == "zh" else "en"
+        origins = {one: label.get(locale) for one, label in ORIGINS.items()}
         return visit.show(
             "bank/screening.html",
             name=name,
             body=body,
             groups=found.groups,
-            sentences=_texts(found.sentences("zh" if visit.language == "zh" else "en")),
+            sentences=_texts(found.sentences(locale)),
             columns=page_of(columns, visit.page_number(), asked),
             asked=asked,
             origins=origins,
+            phrases={str(one["name"]): phrases_of(str(one["name"]), locale) for one in columns},
             keeps={"yes": noted("kept"), "no": noted("left out")},
             chart=drawn(
                 _kept_chart(visit, [(f"{g.party}, {origins[g.origin]}", g.screened, g.kept) for g in found.groups])

@@ -24,7 +24,7 @@ from party_bank.book_tables import (
     STATES,
     case_number,
 )
-from party_bank.console.open_book import CHOICES_S, OpenBook, like
+from party_bank.console.open_book import CHOICES_S, COUNTED_S, OpenBook, like
 from party_bank.limits import product_exposure
 from party_bank.portrait import Portrait, make_portrait
 from party_bank.settings import amount_of
@@ -48,6 +48,7 @@ WORDS = (
     noted("firm"), noted("own data"), noted("lines"), noted("offers"), noted("applications"),
     noted("contracts"), noted("exposure"), noted("room"), noted("decisions"), noted("consents"),
     noted("bits left"), noted("alarms"), noted("renewals"), noted("reports"), noted("active"), noted("true"),
+    noted("name"), noted("industry"), noted("region"), noted("manager"),
     noted("false"), noted("other"), noted("filed"), noted("confirmed"), noted("not confirmed"),
 )  # fmt: skip
 
@@ -130,7 +131,16 @@ class LendingPages:
         firm = self._open.id_of(visit.part("firm"))
         visit.subject = f"firm {firm_digest(visit.desk.home.path, firm)}"
         portrait = make_portrait(self._open.book, self._open.settings, firm, visit.desk.home.config)
-        return visit.show("bank/firm.html", portrait=portrait, groups=_grouped(portrait))
+        own = any(one.name == "manager" and one.value == visit.person for one in portrait.fields)
+        lets_in = own and bool(visit.roles & LENDS)
+        return visit.show(
+            "bank/firm.html",
+            portrait=portrait,
+            groups=_grouped(portrait),
+            lets_in=lets_in,
+            reported=any(one.group == "reports" for one in portrait.fields),
+            works=bool(visit.roles & LENDS),
+        )
 
     # --- applications ------------------------------------------------------------------------------------------------
 
@@ -248,7 +258,7 @@ class LendingPages:
     def renewal_list(self, visit: Visit) -> Response:
         """Show the contracts that end soon, and what was proposed for them."""
         book, settings = self._open.book, self._open.settings
-        with book.writing("console") as entry:  # it only reads
+        with book.reading() as entry:
             due = renewals.due_contracts(entry, settings)
         query = (
             sa.select(RENEWALS, CONTRACTS.c.number, CONTRACTS.c.product, CONTRACTS.c.ends_on, FIRMS.c.name)
@@ -283,6 +293,8 @@ class LendingPages:
         query = sa.select(CASES, FIRMS.c.name, latest.label("month")).join(FIRMS, FIRMS.c.firm == CASES.c.firm)
         query = query.where(CASES.c.status == status) if status else query
         query = query.where(CASES.c.manager == manager) if manager else query
+        counted = sa.select(ALARMS.c.month, sa.func.count().label("n")).group_by(ALARMS.c.month)
+        months = {row["month"]: row["n"] for row in self._open.recent(counted, COUNTED_S)}
         order = (CASES.c.status.desc(), CASES.c.level.desc(), CASES.c.due_on, CASES.c.id)
         return visit.show(
             "bank/alarms.html",
@@ -294,6 +306,7 @@ class LendingPages:
             feedback=alarms.FEEDBACK,
             works=bool(visit.roles & LENDS),
             case_number=case_number,
+            chart=drawn(_alarms_chart(visit, months, self._open.book.today())),
         )
 
     def settle_alarm(self, visit: Visit) -> Response:
@@ -322,6 +335,19 @@ def _ends_chart(visit: Visit, contracts: list[tuple[dt.date, int]], today: dt.da
     names = (noted("Limits that end, by month"), noted("months from now"), noted("millions"))
     title, axis, unit = map(visit.told, names)
     return bar_chart((title, axis, unit), [float(n) for n in range(13)], [months[n] / 1e8 for n in range(13)])
+
+
+def _alarms_chart(visit: Visit, months: dict[dt.date, int], today: dt.date) -> Chart | None:
+    """Draw how many alarms were raised in each of the last twelve months."""
+    if not months:
+        return None
+    counts: Counter[int] = Counter()
+    for month, n in months.items():
+        counts[(month.year - today.year) * 12 + month.month - today.month] += n
+    names = (noted("Alarms by month"), noted("months before this one"), noted("alarms"))
+    title, axis, unit = map(visit.told, names)
+    heights = [float(counts[back]) for back in range(-11, 1)]
+    return bar_chart((title, axis, unit), [float(back) for back in range(-11, 1)], heights, least=5.0)
 
 
 def pages(open_: OpenBook) -> tuple[Page, ...]:

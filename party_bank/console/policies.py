@@ -1,7 +1,8 @@
 """Lending policies in pages: versions, tables, what the check finds, and the two stewards' words.
 
 A version is filed and signed for by the calls of `veilscore policy activate`, which refuse the same people: the second
-word must be another steward's. In the browser a word is signed by a passkey that its person's own key has vouched for.
+word must be another steward's, and neither may be the author's. In the browser a word is signed by a passkey that its
+person's own key has vouched for.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ class PolicyPages:
         visit.subject = f"policy {name}"
         if not text.strip():
             raise ConfigError("paste the policy's graph, or choose its file")
-        version = self.policies.file(parse_graph(text.encode(), name))
+        version = self.policies.file(parse_graph(text.encode(), name), visit.person)
         visit.subject = f"policy {name} {version}"
         return visit.go_to(f"/policies/{name}/{version}", "saved")
 

@@ -1,7 +1,8 @@
 """Versions of policies at the bank, and the two people without whom none of them decides.
 
-A version is filed once, under its hash. It becomes active when two different stewards of the bank have signed for it,
-each with the own key; each signature names policy, version, hash and the activation before it, so none serves twice.
+A version is filed once, under its hash, with who wrote it. It becomes active when two different stewards of the bank,
+neither of them its author, have signed for it, each with the own key; each signature names policy, version, hash,
+author and the activation before it, so none serves twice.
 An active graph is given out only after hash and both signatures were verified again.
 """
 
@@ -37,6 +38,8 @@ _TABLES = (
     signature BLOB NOT NULL, at_s DOUBLE NOT NULL, PRIMARY KEY (policy, version, activation, person))""",
     """CREATE TABLE IF NOT EXISTS activations (policy VARCHAR(80) NOT NULL, activation INTEGER NOT NULL,
     version INTEGER NOT NULL, at_s DOUBLE NOT NULL, PRIMARY KEY (policy, activation))""",
+    """CREATE TABLE IF NOT EXISTS authors (policy VARCHAR(80) NOT NULL, version INTEGER NOT NULL,
+    person VARCHAR(80) NOT NULL, PRIMARY KEY (policy, version))""",
 )
 
 
@@ -53,6 +56,7 @@ class Word:
 class PolicyVersion:
     """A version as it stands.
 
+    author : who filed it, and may not sign for it; "" where nobody was named.
     active : whether it decides; words : who signed for the activation that is due or that made it active.
     """
 
@@ -60,6 +64,7 @@ class PolicyVersion:
     version: int
     sha256: str
     filed_s: float
+    author: str
     active: bool
     words: tuple[Word, ...]
 
@@ -78,7 +83,7 @@ class Policies:
     home: Path
     clock: Callable[[], float] = time.time
 
-    def file(self, graph: Graph) -> int:
+    def file(self, graph: Graph, author: str = "") -> int:
         """File a graph after its check; return its version, the earlier one if it was filed before."""
         refuse_if_unsound(graph)
         with self._writing() as db:
@@ -91,6 +96,8 @@ class Policies:
             version = (newest or 0) + 1
             values = (graph.name, version, graph.sha256, graph.canonical, self.clock())
             db.execute("INSERT INTO versions VALUES (?, ?, ?, ?, ?)", values)
+            if author:
+                db.execute("INSERT INTO authors VALUES (?, ?, ?)", (graph.name, version, author[:80]))
             return version
 
     def sign(
@@ -138,7 +145,8 @@ class Policies:
         """Return what a steward's word for a version signs; raises where `sign` would refuse the person."""
         graph = self._offered(name, version, person, node, federation)
         with self._reading() as db:
-            return _signed_bytes(node.name, graph, self._due(db, graph, person, node)[0])
+            due, _ = self._due(db, graph, person, node)
+            return _signed_bytes(node.name, graph, due, self._author(db, graph.name, graph.version))
 
     def _with_word(
         self,
@@ -154,7 +162,7 @@ class Policies:
         graph = self._offered(name, version, person, node, federation)
         with self._writing() as db:
             due, others = self._due(db, graph, person, node)
-            certificate, signature = signed(_signed_bytes(node.name, graph, due))
+            certificate, signature = signed(_signed_bytes(node.name, graph, due, self._author(db, name, version)))
             now = self.clock()
             db.execute(
                 "INSERT INTO words VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -179,6 +187,11 @@ class Policies:
     def _due(self, db: sqlite3.Connection, graph: Graph, person: str, node: NodeConfig) -> tuple[int, list[str]]:
         """Return the number of the activation that is due and who has signed for it; RefusedError where it is not."""
         name, version = graph.name, graph.version
+        if person == self._author(db, name, version):
+            raise RefusedError(
+                f"{person} wrote version {version} of policy {name!r}: two other stewards have to look at it",
+                party=node.name,
+            )
         due = self._last(db, name) + 1
         others = [word.person for word in self._words(db, name, version, due)]
         if person in others:
@@ -208,6 +221,7 @@ class Policies:
         """
         with self._reading() as db:
             version, activation = self._active(db, name), self._last(db, name)
+            author = "" if version is None else self._author(db, name, version)
             rows = db.execute(
                 "SELECT person, certificate, signature FROM words WHERE policy = ? AND version = ? AND activation = ?",
                 (name, version, activation),
@@ -218,7 +232,7 @@ class Policies:
         for person, pem, signature in rows:
             certificate = parse_certificate(pem)
             try:
-                _verify(certificate, party, _signed_bytes(party, graph, activation), signature)
+                _verify(certificate, party, _signed_bytes(party, graph, activation, author), signature)
             except IdentityError as error:
                 raise StateError(f"a signature for policy {name!r} was changed: restore {FILE} from backup") from error
             people |= {person} if certificate.name == person else set()
@@ -234,7 +248,8 @@ class Policies:
             for policy, version, sha256, filed_s in db.execute(f"{query} ORDER BY policy, version", (name,)).fetchall():
                 active, last = self._active(db, policy) == version, self._last(db, policy)
                 words = tuple(self._words(db, policy, version, last if active else last + 1))
-                found.append(PolicyVersion(policy, version, sha256, filed_s, active, words))
+                author = self._author(db, policy, version)
+                found.append(PolicyVersion(policy, version, sha256, filed_s, author, active, words))
         return found
 
     def _verified(self, name: str, version: int, sha256: str, data: bytes) -> Graph:
@@ -253,6 +268,12 @@ class Policies:
         query = "SELECT version FROM activations WHERE policy = ? ORDER BY activation DESC LIMIT 1"
         row = db.execute(query, (name,)).fetchone()
         return None if row is None else int(row[0])
+
+    @staticmethod
+    def _author(db: sqlite3.Connection, name: str, version: int) -> str:
+        query = "SELECT person FROM authors WHERE policy = ? AND version = ?"
+        row = db.execute(query, (name, version)).fetchone()
+        return "" if row is None else str(row[0])
 
     @staticmethod
     def _words(db: sqlite3.Connection, name: str, version: int, activation: int) -> list[Word]:
@@ -283,6 +304,7 @@ def _verify(person: Certificate, party: str, content: bytes, signature: bytes) -
         person.verify(content, signature, PURPOSE)
 
 
-def _signed_bytes(party: str, graph: Graph, activation: int) -> bytes:
+def _signed_bytes(party: str, graph: Graph, activation: int, author: str) -> bytes:
     word = {"party": party, "policy": graph.name, "version": graph.version, "sha256": graph.sha256}
+    word |= {"author": author} if author else {}  # words for versions without one stay what they were
     return json.dumps(word | {"activation": activation}, sort_keys=True).encode()

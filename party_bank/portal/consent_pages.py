@@ -15,12 +15,13 @@ from party_bank.book import Row
 from party_bank.book_check import covers
 from party_bank.book_tables import CONSENTS, DECISIONS
 from party_bank.joint import ASKED, UNKNOWN
-from party_bank.portal.consents import GIVEN_HERE, ConsentTerms, terms_of
+from party_bank.portal.consents import GIVEN_HERE, LISTED, ConsentTerms, terms_of
 from party_bank.portal.owner import OWNERS, OwnerError, Portal, for_owners
 from veilscore.console.desk import Visit
 from veilscore.console.language import noted
 from veilscore.console.page import Page
 from veilscore.errors import ConfigError
+from veilscore.reports.section_fields import section_fields
 
 PURPOSE_NAMES = {
     "proactive": noted("an offer from the bank"),
@@ -50,15 +51,18 @@ class ConsentPages:
     def overview(self, visit: Visit) -> Response:
         """Show all consents, those that may be given, and how to end everything."""
         owner = self._portal.owner(visit)
-        with self._portal.open.book.writing("portal") as entry:  # it only reads
+        with self._portal.open.book.reading() as entry:
             rows = entry.rows(sa.select(CONSENTS).where(CONSENTS.c.firm == owner.firm).order_by(CONSENTS.c.id.desc()))
             now_s = entry.at_s
-            standing = {one: self._portal.consents.standing(entry, owner.firm, one) for one in GIVEN_HERE}
+            every = (*GIVEN_HERE, *LISTED)
+            standing = {one: self._portal.consents.standing(entry, owner.firm, one) for one in every}
+            waits = [one for one in LISTED if self._portal.consents.waits(entry, owner.firm, self.terms(one))]
         return visit.show(
             "consents.html",
             owner=owner,
             consents=[(row, self._state(row, now_s)) for row in rows[:_MOST_ROWS]],
-            wanted=[one for one in GIVEN_HERE if standing[one] is None and self.terms(one) is not None],
+            wanted=[one for one in every if standing[one] is None and one not in waits and self.terms(one) is not None],
+            waits=waits,
             signs=self._portal.consents.issuer is not None,
             purposes=PURPOSE_NAMES,
         )
@@ -75,13 +79,13 @@ class ConsentPages:
         """Show what a consent for a purpose says, in plain words, before anything is asked of anybody."""
         owner, purpose = self._portal.owner(visit), self._purpose(visit)
         terms = self.terms(purpose)
-        with self._portal.open.book.writing("portal") as entry:  # it only reads
+        with self._portal.open.book.reading() as entry:
             standing = self._portal.consents.standing(entry, owner.firm, purpose)
             query = sa.select(CONSENTS).where(CONSENTS.c.firm == owner.firm, CONSENTS.c.purpose == purpose)
             rows = entry.rows(query.order_by(CONSENTS.c.id.desc()))
-            now_s = entry.at_s
+            now_s, waits = entry.at_s, self._portal.consents.waits(entry, owner.firm, terms)
         active = [row for row in rows if self._state(row, now_s) in {"valid", "used"} and row["expires_s"] > now_s]
-        if terms is None and not active:
+        if terms is None and not active and not waits:
             raise HTTPException(404)
         return visit.show(
             "consent.html",
@@ -92,7 +96,10 @@ class ConsentPages:
             answers=0 if terms is None else round(2**terms.bits),
             until_s=0.0 if terms is None else now_s + terms.days * 86_400,
             amounts=() if terms is None else _amounts(terms),
+            fields=[] if terms is None else _shown_fields(terms, visit.language),
             standing=standing,
+            waits=waits,
+            listed=purpose in LISTED,
             active=active,
             from_here=self._portal.consents.from_here,
             signs=self._portal.consents.issuer,
@@ -196,6 +203,12 @@ def _asked(row: Row) -> dict[str, Any]:
         "basis": row["inputs"].get("basis", ""),
         "measure": row["measure"],
     }
+
+
+def _shown_fields(terms: ConsentTerms, language: str) -> list[str]:
+    """Return what each field of a consent to reports says, in the owner's language."""
+    published = section_fields().fields
+    return list(dict.fromkeys(published[one].zh if language == "zh" else published[one].en for one in terms.fields))
 
 
 def _amounts(terms: ConsentTerms) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ import json
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,22 +21,26 @@ from party_bank.book import Book, BookEntry, Row
 from party_bank.book_check import covers
 from party_bank.book_tables import CONSENTS, HISTORY
 from party_bank.firms import note_consent
-from party_bank.settings import BankSettings
+from party_bank.settings import BankSettings, ReportConsent
 from veilscore.errors import BookError, ConfigError
 from veilscore.files.store import write_text
 from veilscore.models.decided import load_decision
 from veilscore.release.consent import Consent, Signed, claim_of, commit_one, read_consent
 from veilscore.release.issuer import Issuer, import_consent
-from veilscore.release.scope import Scope
+from veilscore.release.scope import REPORT, SECTION, Scope
+from veilscore.reports.section_desk import ALL as EVERY_FIELD
+from veilscore.reports.section_fields import section_fields
 from veilscore.terms.decision import Purpose
 from veilscore.terms.settings import read_text
 
 OWNER = "owner in the portal"  # actor of the book's history
-GIVEN_HERE: tuple[Purpose, ...] = ("application", "renewal")  # one decision on one firm, by its token
+GIVEN_HERE: tuple[Purpose, ...] = ("application", "renewal", "report")  # on one firm, by its token
+LISTED: tuple[Purpose, ...] = ("proactive",)  # on many firms by one list, which `sign_list` signs
 AGREED, WITHDREW = "agreed", "withdrew"
 WITHDRAWALS = "portal/withdrawals.json"  # the issuer's newest list, as holders are given it
 _ALL = "all"
 _DAY_S = 86_400.0
+_LEAST_DAYS = 14  # that a list is valid: an older yes is asked for anew
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ class ConsentTerms:
 
     bank : who asks; holders : whose data is used; model : name of the decision; steps : its answers beside none.
     bits : the most that it tells; days : how long the consent is valid; measure : whether the one that bound is told.
+    fields : of a consent to credit reports, which has no model, steps or bits: what holders' sections may tell.
     """
 
     purpose: str
@@ -56,6 +61,7 @@ class ConsentTerms:
     bits: float
     days: int
     measure: bool
+    fields: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -65,9 +71,15 @@ class ConsentTerms:
 
 def terms_of(home: Path, bank: str, settings: BankSettings, purpose: str) -> ConsentTerms:
     """Return the terms of a consent, by the decision that is filed; ConfigError where none is asked for."""
-    if purpose not in GIVEN_HERE or purpose not in settings.decisions:
+    if purpose == REPORT and settings.portal_site.report is not None:
+        asked = settings.portal_site.report
+        days = settings.portal_site.consent_days.get("report", 90)
+        fields = _fields(settings, asked)
+        return ConsentTerms(purpose, bank, asked.holders, "", "", (), 0.0, days, measure=False, fields=fields)
+    asked_for = (*GIVEN_HERE, *(one for one in LISTED if one in settings.portal_site.consent_days))
+    if purpose not in asked_for or purpose not in settings.decisions:
         raise ConfigError(f"bank.yaml names no decision for {purpose[:40]!r} that the portal asks a consent for")
-    named: Purpose = next(one for one in GIVEN_HERE if one == purpose)
+    named: Purpose = next(one for one in asked_for if one == purpose)
     filed = load_decision(home, settings.decisions[named])
     return ConsentTerms(
         purpose,
@@ -82,6 +94,22 @@ def terms_of(home: Path, bank: str, settings: BankSettings, purpose: str) -> Con
     )
 
 
+def _fields(settings: BankSettings, asked: ReportConsent) -> tuple[str, ...]:
+    """Return the fields that a consent to reports lists, each once; ConfigError for one that no holder may tell."""
+    told = {one for holder in asked.holders for one in settings.sections.get(holder, (holder,))}
+    published = {
+        name: one for catalogue in sorted(told) for name, one in section_fields().of_catalogue(catalogue).items()
+    }
+    found = tuple(published) if asked.fields == (EVERY_FIELD,) else tuple(dict.fromkeys(asked.fields))
+    if unknown := [name for name in found if name not in published]:
+        raise ConfigError(
+            f"portal_site.report in bank.yaml names {unknown[0][:60]!r}, which none of its holders may tell"
+        )
+    if not found:
+        raise ConfigError("portal_site.report in bank.yaml names holders that tell no published field (see `sections`)")
+    return found
+
+
 class OwnerConsents:
     """Gives and withdraws consents for owners; `Issuer` signs, the bank's home and book get what was signed.
 
@@ -93,11 +121,12 @@ class OwnerConsents:
         self.issuer = None if folder is None else Issuer.load(folder)
         self._one = threading.Lock()  # of all that signs: the issuer's lists are read, extended and written
         self._behind = True  # whether the book may have withdrawals that the issuer's list lacks
+        self._seen: Row | None = None  # how many withdrawals the book had when the list was last brought up to it
 
     def give(self, book: Book, terms: ConsentTerms, firm: str) -> str:
         """Sign an owner's yes and return the consent's id; where one is valid and unused, that one's.
 
-        Raises ConfigError where no issuer signs here.
+        A yes to offers waits for the next list; its id is "" until then. ConfigError where no issuer signs here.
         """
         issuer = self._signs()
         with self._one:
@@ -111,19 +140,65 @@ class OwnerConsents:
                 if open_act is not None and open_act["content"]["terms_sha256"] != terms.digest:
                     self._take_back(entry, firm, open_act)  # the owner has read other terms meanwhile
                     open_act = None
-                if open_act is None:
+                if open_act is None or (terms.purpose in LISTED and _until_s(entry, firm, terms) is None):
                     entry.note(AGREED, firm, {**asdict(terms), "terms_sha256": terms.digest})
             self._revoke(book, firm)
             if self.ended(firm):
                 self._behind = True
                 self._keep(issuer.revoke(*self._all_of(firm), lift=[firm]))
+            if terms.purpose in LISTED:
+                return ""
             with book.writing(OWNER) as entry:
                 entry.lock_firm(firm)
                 signed = None if open_act is None else self._signed_before(entry, open_act, firm)
                 if signed is None:
-                    signed = issuer.token(firm, self._scope(terms, time.time()))
+                    once = terms.purpose != REPORT  # reports are written anew while the consent lasts
+                    signed = issuer.token(firm, self._scope(terms, time.time()), once=once)
                 import_consent(self._home, signed, "token", claim_of(signed).id)
                 return self._note(entry, firm, signed)
+
+    def waits(self, entry: BookEntry, firm: str, terms: ConsentTerms | None) -> bool:
+        """Return whether a firm agreed to these terms for the next list, and is on none yet."""
+        return terms is not None and terms.purpose in LISTED and _until_s(entry, firm, terms) is not None
+
+    def sign_list(self, book: Book, terms: ConsentTerms) -> tuple[str, int]:
+        """Sign one list of all owners who agreed to these terms and wait; return its id and how many they are.
+
+        It ends as the earliest of their yeses does; nothing is signed where nobody waits. The bank's home gets it once
+        the book has it, since what the book lacks no withdrawal would end. Raises ConfigError without an issuer.
+        """
+        issuer, now_s = self._signs(), time.time()
+        with self._one:
+            with book.writing(OWNER) as entry:
+                waiting = self._waiting(entry, terms)
+                signed = None
+                if waiting:
+                    scope = replace(self._scope(terms, now_s), expires_s=min(waiting.values()))
+                    signed = issuer.list(sorted(waiting), scope)
+                    for firm in sorted(waiting):
+                        self._note(entry, firm, signed)
+            noted = CONSENTS.c.purpose == terms.purpose, CONSENTS.c.issuer == issuer.name, CONSENTS.c.expires_s > now_s
+            for row in book.rows(sa.select(CONSENTS.c.document).where(*noted).distinct()):
+                self._import_list(row["document"])  # also what a process that was killed had still to bring
+        return ("", 0) if signed is None else (claim_of(signed).id, len(waiting))
+
+    def _waiting(self, entry: BookEntry, terms: ConsentTerms) -> dict[str, float]:
+        """Return the firms that wait for a list by these terms, each with the end of its yes."""
+        agreed = HISTORY.c.event == AGREED, HISTORY.c.content["purpose"].as_string() == terms.purpose
+        firms = [row["firm"] for row in entry.rows(sa.select(HISTORY.c.firm).where(*agreed).distinct())]
+        ended = self._signs().revoked_firms()
+        found: dict[str, float] = {}
+        for firm in sorted(set(firms) - ended):
+            entry.lock_firm(firm)  # its withdrawal comes before the list, or ends its part of it
+            if (until_s := _until_s(entry, firm, terms)) is not None:
+                found[firm] = until_s
+        return found
+
+    def _import_list(self, number: str) -> None:
+        """Bring a list of this issuer into the bank's home, where it is not there."""
+        path = self._signs().folder / "issued" / f"{number}.json"
+        if path.is_file() and not (self._home / "consents" / "lists" / path.name).is_file():
+            import_consent(self._home, Signed.from_text(read_text(path, "consent"), str(path)), "list", number)
 
     def withdraw(self, book: Book, firm: str, purpose: str) -> int:
         """Take back the consents for a purpose, or with "" all and every legal basis; return how many ended by it.
@@ -147,10 +222,18 @@ class OwnerConsents:
         return len(rows)
 
     def catch_up(self, book: Book) -> None:
-        """Sign what owners took back and could not be signed: a process was killed, or the folder was not there."""
-        if self.issuer is not None and self._behind:
+        """Sign what was taken back and is not in the issuer's list yet.
+
+        A process was killed, the folder was not there, or the bank's people noted it (`veilscore bank book consents`).
+        """
+        if self.issuer is None:
+            return
+        ended: Any = sa.select(sa.func.count().label("n"), sa.func.max(CONSENTS.c.revoked_s).label("last"))
+        now = book.rows(ended.where(CONSENTS.c.revoked_s.is_not(None)))[0]
+        if self._behind or now != self._seen:
             with self._one:
-                self._revoke(book, None)
+                self._revoke(book, None, again=self._behind)
+            self._seen = now
 
     def standing(self, entry: BookEntry, firm: str, purpose: str) -> Row | None:
         """Return the consent that is valid now and has not served its one request; None without one."""
@@ -181,6 +264,9 @@ class OwnerConsents:
         return self.issuer
 
     def _scope(self, terms: ConsentTerms, now_s: float) -> Scope:
+        if terms.fields:
+            until_s = now_s + terms.days * _DAY_S
+            return Scope(REPORT, (SECTION,), terms.bank, (), now_s, until_s, holders=terms.holders, fields=terms.fields)
         return Scope(
             terms.purpose,
             ("decide",),
@@ -218,21 +304,25 @@ class OwnerConsents:
     def _signed_before(self, entry: BookEntry, act: Row, firm: str) -> Signed | None:
         """Return the token that was signed for an act, where the process was killed before the book had it."""
         issuer, agreed = self._signs(), act["content"]
-        wanted = agreed["purpose"], agreed["bank"], [agreed["model"]], sorted(agreed["holders"]), agreed["bits"]
+        models, fields = [one for one in [agreed["model"]] if one], sorted(agreed.get("fields", ()))
+        wanted = agreed["purpose"], agreed["bank"], models, sorted(agreed["holders"]), agreed["bits"], fields
         known = {row["document"] for row in entry.rows(sa.select(CONSENTS.c.document).where(CONSENTS.c.firm == firm))}
         for path in (issuer.folder / "issued").glob("*.json"):
             if path.stem in known or path.stat().st_mtime < act["at_s"] - _DAY_S:  # clocks are set back at times
                 continue
             signed = Signed.from_text(read_text(path, "consent"), str(path))
             found: Consent = read_consent(signed, {issuer.name: issuer.public_key})
-            scope = found.scope
-            named = scope.purpose, scope.bank, list(scope.models), sorted(scope.holders), scope.bits
+            of = found.scope
+            named = of.purpose, of.bank, list(of.models), sorted(of.holders), of.bits, sorted(of.fields)
             if found.kind == "token" and named == wanted and found.covers_one(firm):
                 return signed
         return None
 
-    def _revoke(self, book: Book, firm: str | None) -> None:
-        """Put all that was taken back, of one firm or all, into the issuer's list, and keep it for holders."""
+    def _revoke(self, book: Book, firm: str | None, *, again: bool = False) -> None:
+        """Put all that was taken back, of one firm or all, into the issuer's list, and keep it for holders.
+
+        again : also where nothing is new, since a list that was signed before may not have been kept.
+        """
         if self.issuer is None:
             return
         behind, self._behind = self._behind, True
@@ -252,7 +342,7 @@ class OwnerConsents:
                 act["content"]["purpose"] == _ALL or ended.get(act["firm"], False)
             )
         firms = {one for one, is_ended in ended.items() if is_ended} - self.issuer.revoked_firms()
-        if ids or firms or (firm is None and (known or self.issuer.revoked_firms())):
+        if ids or firms or (again and (known or self.issuer.revoked_firms())):
             self._keep(self.issuer.revoke(*sorted(ids), firms=sorted(firms)))
         self._behind = behind and firm is not None  # another firm's may still wait
 
@@ -274,6 +364,15 @@ class OwnerConsents:
 
     def _keep(self, signed: Signed) -> None:
         write_text(self._home / WITHDRAWALS, signed.to_text())
+
+
+def _until_s(entry: BookEntry, firm: str, terms: ConsentTerms) -> float | None:
+    """Return until when a yes to these terms that waits for a list counts; None without one, or one that is too old."""
+    act = _unanswered(entry, firm, terms.purpose)
+    if act is None or act["content"]["terms_sha256"] != terms.digest:
+        return None
+    until_s = float(act["at_s"]) + terms.days * _DAY_S
+    return until_s if until_s > entry.at_s + _LEAST_DAYS * _DAY_S else None
 
 
 def _one_of(signed: Signed, firm: str) -> str:

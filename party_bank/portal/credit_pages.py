@@ -45,7 +45,7 @@ class CreditPages:
         owner, book, settings = self._portal.owner(visit), self._portal.open.book, self._portal.open.settings
         lines = book.rows(sa.select(LINES).where(self._portal.within(owner, LINES)))
         open_products = {row["product"] for row in lines if row["state"] != "closed"}
-        with book.writing("portal") as entry:  # it only reads
+        with book.reading() as entry:
             today = entry.today
             held = entry.rows(self._of(owner, CONTRACTS))
             owed = {row["id"]: contracts.owed(entry, row["id"]) for row in held if row["status"] == "signed"}
@@ -96,7 +96,7 @@ class CreditPages:
         """Show the form of an application without an offer, or which consent it needs first."""
         owner, name = self._portal.owner(visit), self._product(visit.part("product"))
         self._check_whole(owner)
-        with self._portal.open.book.writing("portal") as entry:  # it only reads
+        with self._portal.open.book.reading() as entry:
             standing = self._portal.consents.standing(entry, owner.firm, applications.APPLICATION)
             taken = entry.rows(sa.select(LINES).where(*_open_line(owner, name)))
         terms = self._portal.open.settings.product(name)
@@ -197,7 +197,7 @@ class CreditPages:
         """Show a contract: its draft, or its money and plan, and its renewal when that is due."""
         owner, settings = self._portal.owner(visit), self._portal.open.settings
         row = self._contract(visit, owner)
-        with self._portal.open.book.writing("portal") as entry:  # it only reads
+        with self._portal.open.book.reading() as entry:
             owed, today = contracts.owed(entry, row["id"]), entry.today
             moves = [
                 (one["drawn_on"], "drawn", one["amount"])
@@ -253,7 +253,7 @@ class CreditPages:
         row = self._contract(visit, self._portal.owner(visit))
         visit.subject = f"contract {row['number']}"
         amount, request = _amount(visit, row["amount"]), f"portal-{_request(visit)}"
-        with self._portal.open.book.writing("portal") as entry:  # it only reads
+        with self._portal.open.book.reading() as entry:
             left = row["amount"] - contracts.owed(entry, row["id"])
             done = entry.rows(sa.select(DRAWS.c.id).where(DRAWS.c.request == request))
         if amount > left and not done:
@@ -271,14 +271,15 @@ class CreditPages:
         owner, settings = self._portal.owner(visit), self._portal.open.settings
         row = self._contract(visit, owner)
         visit.subject = f"contract {row['number']}"
-        with self._portal.open.book.writing("portal") as entry:  # it only reads
+        with self._portal.open.book.reading() as entry:
             due = {one["id"] for one in renewals.due_contracts(entry, settings, owner.firm)}
             found = entry.rows(sa.select(RENEWALS).where(RENEWALS.c.contract == row["id"], RENEWALS.c.status != "due"))
         if found:  # sent twice, or prepared by the bank meanwhile
             return visit.go_to(f"/contracts/{row['number']}")
         if row["id"] not in due:
             raise OwnerError(visit.told(noted("This contract is not due for a renewal now.")))
-        book, joint, inflow = self._portal.open.book, self._portal.joint, self._portal.inflow
+        book, joint = self._portal.open.book, self._portal.joint
+        inflow = renewals.own_inflow(settings, self._portal.home.config)
         self._portal.alone(owner, visit, lambda: renewals.prepare(book, settings, joint, row["number"], OWNER, inflow))
         return visit.go_to(f"/contracts/{row['number']}")
 

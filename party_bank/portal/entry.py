@@ -17,7 +17,7 @@ from party_bank.book import Book
 from party_bank.book_tables import LINES, OFFERS
 from party_bank.offers import look, sha256_of
 from party_bank.portal.owner import OWNERS, PASSKEY, Owner, OwnerError, Portal, for_owners
-from party_bank.portal.store import LINK
+from party_bank.portal.store import COMMAND, FORGOTTEN, LINK, LINK_MADE
 from veilscore.console.desk import Visit
 from veilscore.console.entry import begin, choose_language, finished_entry, logout, safe_path, with_challenge
 from veilscore.console.guard import ENTRY_COOKIE
@@ -25,6 +25,13 @@ from veilscore.console.language import noted
 from veilscore.console.page import ANYBODY, Page
 from veilscore.errors import BookError, IdentityError
 
+_WAYS = {
+    LINK_MADE: noted("the bank made a link"),
+    FORGOTTEN: noted("the bank removed every passkey, link and session"),
+    "portal: enter": noted("somebody entered"),
+    "portal: make a passkey": noted("a passkey was made"),
+    "portal: remove a passkey": noted("a passkey was removed"),
+}
 _MOST_MAKING = 1000  # sessions that make a passkey at one time; beyond it all begin again
 _SPENT = noted("This code or link was used, has ended, or is not whole. Ask your account manager for a new one.")
 
@@ -126,6 +133,10 @@ class EntryPages:
             passkeys=[(one, one.credential.hex()) for one in store.passkeys(visit.person)],
             sessions=store.sessions(visit.person),
             may_add=self.may_add(visit, owner),
+            ways_in=[
+                (at_s, _WAYS[act], "" if who in {visit.person, COMMAND} else who)
+                for at_s, act, who in store.ways_in(visit.person)
+            ],
         )
 
     @for_owners

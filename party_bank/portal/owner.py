@@ -22,7 +22,7 @@ from party_bank.joint import JointDecision
 from party_bank.portal.consents import OwnerConsents
 from party_bank.portal.pushes import WithdrawalPushes
 from party_bank.portal.store import LINK, OwnerStore
-from party_bank.renewals import Inflow
+from party_bank.settings import PortalSite, load_settings
 from veilscore.console.desk import Visit
 from veilscore.console.home import ConsoleHome
 from veilscore.console.language import noted
@@ -47,6 +47,13 @@ class PortalHome(ConsoleHome):
         return OWNERS
 
 
+def site_of(home: PortalHome) -> PortalSite:
+    """Return the portal's section of bank.yaml; ConfigError for a home that is no bank's."""
+    if home.role != "bank":
+        raise ConfigError(f"{home.path} is the home of a {home.role}; the portal is a bank's")
+    return load_settings(home.path).portal_site.below(home.path)
+
+
 @dataclass(frozen=True)
 class Owner:
     """Who is in: the firm's row of the book, and the offer to which the session is bound; "" where to none."""
@@ -66,7 +73,7 @@ class Owner:
 class Portal:
     """What pages work with.
 
-    joint, judge, inflow : as of an application and a renewal; working : threads in which holders are waited for.
+    joint, judge : as of an application and a renewal; working : threads in which holders are waited for.
     making : secret of the passkey that a session is making, by the session's key.
     """
 
@@ -77,7 +84,6 @@ class Portal:
     pushes: WithdrawalPushes
     joint: JointDecision
     judge: Callable[[], Judge]
-    inflow: Inflow | None = None
     working: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_JOINT_AT_ONCE, "portal"))
     making: dict[bytes, str] = field(default_factory=dict, repr=False)
     _busy: set[str] = field(default_factory=set)

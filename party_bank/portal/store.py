@@ -6,8 +6,9 @@ under a digest, which is all that logs get; one table says which firm a digest i
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from veilscore.console.store import ConsoleStore, sha256
@@ -16,9 +17,13 @@ from veilscore.release.pseudonyms import firm_digest
 FOLDER = "portal"
 LINK = "link"  # how a session was entered; by an offer's code, the offer's number stands there
 _PASSKEY_HOURS = 0.1
+COMMAND = "(command line)"  # who makes a link there, as acts call it
+LINK_MADE, FORGOTTEN = "portal: make a link", "portal: forget"
+WAYS_IN = (LINK_MADE, FORGOTTEN, "portal: enter", "portal: make a passkey", "portal: remove a passkey")
 _TABLES = (
     "CREATE TABLE IF NOT EXISTS owners (person VARCHAR(80) NOT NULL PRIMARY KEY, firm VARCHAR(64) NOT NULL)",
     "CREATE TABLE IF NOT EXISTS codes (sha256 VARCHAR(64) NOT NULL PRIMARY KEY, ended_s DOUBLE NOT NULL)",
+    "CREATE INDEX IF NOT EXISTS acts_by_subject ON acts (json_extract(body, '$.subject'))",
 )
 
 
@@ -65,6 +70,17 @@ class OwnerStore(ConsoleStore):
         query = "INSERT INTO codes VALUES (?, ?) ON CONFLICT DO NOTHING RETURNING 1"
         return bool(self._all(query, code, self.clock()))
 
+    def ways_in(self, person: str, most: int = 20) -> list[tuple[float, str, str]]:
+        """Return what was done to let somebody into a firm, the latest first: when, the act, and who did it."""
+        query = "SELECT at_s, body FROM acts WHERE json_extract(body, '$.subject') = ? ORDER BY number DESC"
+        told = ((at_s, json.loads(body)) for at_s, body in self._all(query, person))
+        found = [(at_s, act["act"], act["person"]) for at_s, act in told if _lets_in(act)]
+        return found[:most]
+
     def begin_passkey(self, person: str) -> str:
         """Return the secret by which a passkey is made within a session; it stays at the server."""
         return self.invite(person, _PASSKEY_HOURS)
+
+
+def _lets_in(act: Mapping[str, str]) -> bool:
+    return act["act"] in WAYS_IN and act["outcome"] == "done"

@@ -17,7 +17,7 @@ from test_audit_online_scores import one_cell
 from test_online_decisions import decide
 from trial_audit import rewrite
 from trial_decisions import file_decisions
-from trial_online_audit import counted, known, stocked, witnessed
+from trial_online_audit import counted, known, stocked, unpacked, witnessed
 from trial_scoring import copy_of, scoring
 
 from veilscore.audit.online import OnlineAudit
@@ -117,7 +117,7 @@ def test_honest_decisions_are_confirmed_and_others_are_named(run):
 @pytest.mark.slow
 def test_what_was_kept_of_a_decision_and_changed_afterwards(run, tmp_path):
     folder, ids = run
-    bank = shutil.copytree(folder / "bank" / FOLDER, tmp_path / "bank" / FOLDER).parents[1]
+    bank = unpacked(shutil.copytree(folder / "bank" / FOLDER, tmp_path / "bank" / FOLDER).parents[1])
     request = next(key for key, name in ids.items() if name == "honest")
     name = decision_name(request, "tax")
     (filed,), kept = (bank / FOLDER / "decisions").glob("*/decision.json"), bank / FOLDER / f"{name}.json"

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from finished_jobs import finished
 from trial_audit import rewrite
-from trial_online_audit import audit, counted, known, logged, released, witnessed
+from trial_online_audit import audit, counted, known, logged, released, unpacked, witnessed
 from trial_scoring import copy_of, train_trees
 
 from veilscore.audit.online import OnlineAudit
@@ -22,6 +22,7 @@ from veilscore.crypto.encrypted_cells import encode_points
 from veilscore.evidence import online_opening
 from veilscore.evidence.online_archive import FOLDER, POOLS
 from veilscore.evidence.online_opening import place_of
+from veilscore.evidence.online_rows import ROWS, OpenedParts, OpenedRow, OpenedRows
 from veilscore.fabric.fabric import Fabric
 from veilscore.models.filed import load_model
 from veilscore.online import stock as online_stock
@@ -60,7 +61,7 @@ def honest(trained, tmp_path_factory):
 @pytest.fixture
 def bank(honest, tmp_path):
     """The honest bank's home in a folder of its own, to be tampered with."""
-    return shutil.copytree(honest / "bank", tmp_path / "bank")
+    return unpacked(shutil.copytree(honest / "bank", tmp_path / "bank"))
 
 
 def attacked(homes, *, model="firms", spared=0, n_firms=2):
@@ -175,7 +176,7 @@ def test_what_was_kept_of_a_band_and_changed_afterwards(homes, tmp_path, monkeyp
     logs = witnessed(homes)
     made = {one.model: {"job": frozenset({"tax", "registry"})} for one in logs.opened}
     assert {f.verdict for f in audit(homes)} == {"confirmed"}
-    bank, band = homes / "bank", logs.circuits[1]  # with spares
+    bank, band = unpacked(homes / "bank"), logs.circuits[1]  # with spares
     part = next(one for one in logs.opened if (one.holder, one.request) == ("tax", band.request))
     path, pool = bank / FOLDER / kept_of(part), bank / FOLDER / POOLS / band.commitment
     codes = load_model(bank / "models" / "firms" / "model.json").parts[0].n_codes - 1
@@ -402,3 +403,25 @@ def test_every_changed_byte_of_an_opening_is_found(honest, bank):
     for at in range(0, len(whole), 11):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
         assert OnlineAudit(bank, [one], made).finding(one).verdict != "confirmed", at
+
+
+def test_a_changed_row_of_what_was_kept_is_found(honest, tmp_path):
+    """The bank's own file of openings, as its node writes it."""
+    bank, one = shutil.copytree(honest / "bank", tmp_path / "bank"), logged(honest, "tax")[0]
+    made = {one.model: {"job": frozenset({"tax", "registry"})}}
+    verdicts = []
+    name, rows = kept_of(one).removesuffix(".json"), OpenedRows(bank / FOLDER)
+    parts = OpenedParts(bank / FOLDER)
+    whole = parts.record(name), parts.reply(name)
+    for column in (0, 1):
+        data = whole[column]
+        for changed in (data[:-9] + bytes([data[-9] ^ 1]) + data[-8:], data[:-1], b""):
+            rows.keep([OpenedRow(name, *((changed, whole[1]) if column == 0 else (whole[0], changed)))])
+            verdicts.append(OnlineAudit(bank, [one], made).finding(one).verdict)
+    rows.keep([OpenedRow(name, *whole)])
+    rows.close()
+    assert set(verdicts) == {"differs"}
+    assert len(verdicts) == 6
+    assert OnlineAudit(bank, [one], made).finding(one).verdict == "confirmed"
+    (bank / FOLDER / ROWS).write_bytes(b"no database" * 100)
+    assert OnlineAudit(bank, [one], made).finding(one).verdict == "cannot be audited"

@@ -40,4 +40,4 @@ def test_an_attempt_in_which_the_holder_moves_a_row_of_its_own_is_told_anew(told
     assert np.abs(np.mean(attempts, axis=0) - COUNTS).max() < 1, "400 attempts; a coordinator makes 3 of a step"
     of_one_job = np.array(attempts[:399]).reshape(133, 3, 4).mean(axis=1) - COUNTS
     deviation = TOLD.sigma(sensitivity()) / np.sqrt(3)
-    assert of_one_job.std() == pytest.approx(deviation, rel=0.15), "of one job: mu 0.5 times root three"
+    assert of_one_job.std() == pytest.approx(deviation, rel=0.18), "of one job: mu 0.5 times root three"

@@ -36,7 +36,7 @@ def n_descriptors():
 
 def until(says, what):
     """Wait a while for something to be so."""
-    end_s = time.monotonic() + 8
+    end_s = time.monotonic() + 60
     while not what():
         assert time.monotonic() < end_s, says
         time.sleep(0.02)
@@ -83,12 +83,12 @@ def test_a_stranger_that_says_a_byte_now_and_then_is_cut(door, monkeypatch):
     with contextlib.ExitStack() as stack:
         held = [stack.enter_context(one) for one in strangers(door, 6)]
         began_s = time.monotonic()
-        while still_open(held) and time.monotonic() - began_s < 5:
+        while still_open(held) and time.monotonic() - began_s < 20:
             for one in held:
                 with contextlib.suppress(OSError):
                     one.send(b"\x16")
             time.sleep(0.1)
-        assert 0.3 < time.monotonic() - began_s < 2
+        assert 0.3 < time.monotonic() - began_s < 15
 
 
 @pytest.mark.slow

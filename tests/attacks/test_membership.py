@@ -144,9 +144,9 @@ def test_where_a_step_ends_is_known_to_the_holder_alone(tmp_path):
         offset = size_offset(tmp_path, f"set {k}", limits.size_step)
         assert offset == size_offset(tmp_path, f"set {k}", limits.size_step)
         shown += limits.padded(999, offset) != limits.padded(1000, offset)
-    assert (
-        shown <= 5
-    )  # 0.4 expected, at offset 0 of 1,000; without an offset all 400 would show it if the size were 1000
+    # 0.4 are expected, at offset 0 of 1,000, and more than 6 once in 4 million runs; without an offset all 400 would
+    # show it if the size were 1000
+    assert shown <= 6
 
 
 def test_a_store_does_not_show_how_many_firms_are_in_it():

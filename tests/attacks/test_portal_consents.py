@@ -13,16 +13,16 @@ import sqlalchemy as sa
 import yaml
 from bank_trial import lend
 from console_visits import SoftKey
-from portal_visits import OURS, THEIRS, OpenedPortal, hidden, portal_home
+from portal_visits import OURS, THEIRS, OpenedPortal, agree, hidden, issuer_of, portal_home, withdrawn
 from trial_federation import make_homes
 
 from party_bank.book_tables import CONSENTS, CONTRACTS, HISTORY
 from party_bank.portal import consents as service
 from party_bank.portal import pushes
 from party_bank.portal.consents import AGREED
-from party_bank.portal.serve import link_for
+from party_bank.portal.links import link_for
 from veilscore.errors import BookError, StateError
-from veilscore.release.consent import claim_of, commit_one, read_revocations
+from veilscore.release.consent import claim_of, commit_one
 from veilscore.release.issuer import Issuer
 from veilscore.release.scope import Scope
 
@@ -42,20 +42,6 @@ def opened(made, tmp_path):
     portal.close()
 
 
-def give(browser, purpose, **more):
-    page = browser.get(f"/consents/{purpose}").text
-    return browser.post(f"/consents/{purpose}/give", terms=hidden(page, "terms"), agree="yes", **more)
-
-
-def issuer_of(portal):
-    return Issuer.load(portal.home.path.parent / "consent-desk")
-
-
-def taken_back(portal):
-    issuer = issuer_of(portal)
-    return read_revocations(portal.portal.consents.withdrawals(), {issuer.name: issuer.public_key})
-
-
 def killed_after_signing(portal, browser, monkeypatch):
     """An owner's yes that was signed, and perhaps handed to the node, and is in no book; returns the token's id."""
 
@@ -64,7 +50,7 @@ def killed_after_signing(portal, browser, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(service, "note_consent", killed)
-        assert give(browser, "application").status == 422
+        assert agree(browser, "application").status == 422
     (token,) = (portal.home.path / "consents" / "tokens").glob("*.json")
     assert portal.book.rows(sa.select(CONSENTS)) == []
     return token.stem
@@ -75,7 +61,7 @@ def test_what_a_killed_process_signed_is_withdrawn_with_the_rest(opened, monkeyp
     browser = opened.browser(OURS)
     token = killed_after_signing(opened, browser, monkeypatch)
     assert browser.post(path, sure="yes").status == 303
-    assert token in taken_back(opened).revoked, "it would pass at every holder"
+    assert token in withdrawn(opened).revoked, "it would pass at every holder"
     (row,) = opened.book.rows(sa.select(CONSENTS))
     assert (row["document"], row["revoked_s"] is None) == (token, False)
 
@@ -89,14 +75,14 @@ def test_a_yes_to_other_terms_is_written_down_and_the_killed_one_before_ends(ope
     path.write_text(yaml.safe_dump(settings))
     page = browser.get("/consents/application").text
     assert "7 days" in page
-    assert give(browser, "application").status == 303
+    assert agree(browser, "application").status == 303
     acts = opened.book.rows(sa.select(HISTORY).where(HISTORY.c.event == AGREED).order_by(HISTORY.c.id))
     assert [act["content"]["days"] for act in acts] == [30, 7], "each yes with the terms that were read"
     assert acts[1]["content"]["terms_sha256"] == hidden(page, "terms")
     (standing,) = opened.book.rows(sa.select(CONSENTS).where(CONSENTS.c.revoked_s.is_(None)))
     assert standing["expires_s"] - standing["not_before_s"] == pytest.approx(7 * 86_400)
-    assert before in taken_back(opened).revoked
-    assert standing["document"] not in taken_back(opened).revoked
+    assert before in withdrawn(opened).revoked
+    assert standing["document"] not in withdrawn(opened).revoked
 
 
 def test_a_clock_that_is_set_back_makes_no_second_token(opened, monkeypatch):
@@ -104,7 +90,7 @@ def test_a_clock_that_is_set_back_makes_no_second_token(opened, monkeypatch):
     token = killed_after_signing(opened, browser, monkeypatch)
     path = issuer_of(opened).folder / "issued" / f"{token}.json"
     os.utime(path, (path.stat().st_mtime - 3600,) * 2)
-    assert give(browser, "application").status == 303
+    assert agree(browser, "application").status == 303
     assert [one.stem for one in path.parent.glob("*.json")] == [token]
 
 
@@ -116,8 +102,8 @@ def test_ending_everything_ends_what_the_book_does_not_have_for_good(opened):
     listed = issuer.list([OURS, THEIRS], scope)
     assert browser.post("/consents/end", sure="yes").status == 303
     assert "You ended everything before" in browser.get("/consents/application").text
-    assert give(browser, "application").status == 303
-    found = taken_back(opened)
+    assert agree(browser, "application").status == 303
+    found = withdrawn(opened)
     ours = commit_one(claim_of(listed).salt, OURS).hex()
     assert {claim_of(token).id, f"{claim_of(listed).id}:{ours}"} <= found.revoked
     assert not {claim_of(other).id, claim_of(listed).id} & found.revoked
@@ -131,34 +117,38 @@ def test_an_end_of_everything_that_was_killed_is_signed_before_the_next_yes_lift
     with monkeypatch.context() as patch:
         patch.setattr(Issuer, "revoke", lambda *_, **__: (_ for _ in ()).throw(StateError("the disk is full")))
         assert browser.post("/consents/end", sure="yes").status >= 400
-    assert give(browser, "application").status == 303
-    assert claim_of(token).id in taken_back(opened).revoked
-    assert not taken_back(opened).covers([OURS]).any()
+    assert agree(browser, "application").status == 303
+    assert claim_of(token).id in withdrawn(opened).revoked
+    assert not withdrawn(opened).covers([OURS]).any()
 
 
 def test_a_withdrawal_that_could_not_be_signed_is_signed_while_the_portal_runs(opened, monkeypatch):
     browser, other = opened.browser(OURS), opened.browser(THEIRS)
     opened.portal.consents.catch_up(opened.book)  # as at the start
     for one in (browser, other):
-        give(one, "application")
+        agree(one, "application")
     (token,) = opened.book.rows(sa.select(CONSENTS).where(CONSENTS.c.firm == OURS))
     with monkeypatch.context() as patch:
         patch.setattr(Issuer, "revoke", lambda *_, **__: (_ for _ in ()).throw(StateError("the disk is full")))
         assert browser.post("/consents/application/withdraw").status >= 400
     assert other.post("/consents/application/withdraw").status == 303
-    assert token["document"] not in taken_back(opened).revoked
+    assert token["document"] not in withdrawn(opened).revoked
     monkeypatch.setattr(pushes, "_AGAIN_S", 0.01)
 
-    async def some_rounds():
+    async def rounds(limit_s, ended):
+        pushing = asyncio.create_task(opened.portal.pushes.keep_pushing())
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(0.3):
-                await opened.portal.pushes.keep_pushing()
+            async with asyncio.timeout(limit_s):
+                while not ended():  # noqa: ASYNC110 - a list on the disk has no event
+                    await asyncio.sleep(0.02)
+        pushing.cancel()
+        await asyncio.gather(pushing, return_exceptions=True)
 
-    opened.loop.run_until_complete(some_rounds())
-    number = taken_back(opened).number
-    assert token["document"] in taken_back(opened).revoked
-    opened.loop.run_until_complete(some_rounds())
-    assert taken_back(opened).number == number, "nothing new is no new list"
+    opened.loop.run_until_complete(rounds(60, lambda: token["document"] in withdrawn(opened).revoked))
+    number = withdrawn(opened).number
+    assert token["document"] in withdrawn(opened).revoked
+    opened.loop.run_until_complete(rounds(0.3, lambda: False))
+    assert withdrawn(opened).number == number, "nothing new is no new list"
 
 
 def test_a_renewal_is_accepted_as_it_was_read(opened):
@@ -167,7 +157,7 @@ def test_a_renewal_is_accepted_as_it_was_read(opened):
     with opened.book.writing("test") as entry:
         (contract,) = entry.rows(sa.select(CONTRACTS))
         entry.change(CONTRACTS, contract["id"], ends_on=entry.today + dt.timedelta(days=60))
-    give(browser, "renewal")
+    agree(browser, "renewal")
     path = f"/contracts/{number}"
     assert browser.post(f"{path}/renewal").status == 303
     read = {"agree": "yes", "proposal": hidden(browser.get(path).text, "proposal")}

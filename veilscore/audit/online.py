@@ -12,12 +12,13 @@ Does not: say that the bank's own columns of the firm are true (of trees and ban
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from veilscore.audit.online_decisions import DecisionReplay
 from veilscore.audit.online_kept import (
     Exchange,
+    Latest,
     OnlineKept,
     Secrets,
     check_transfers,
@@ -72,7 +73,7 @@ class OnlineAudit:
         self._opened = tuple(opened)
         self._kept = OnlineKept(home, (*self._opened, *circuits), made_by)
         self._decisions = DecisionReplay(self._kept, self._opened)
-        self._again: dict[int, tuple[str, OnlineRecord, FirmPart]] = {}  # by opening: for itself, and for its band
+        self._part = Latest(self._run)  # a part is looked at for itself, and for its band
 
     def finding(self, one: PartOpened | CircuitOpened) -> Finding:
         """Audit one holder's opening for one score or decision, or a lead's of one circuit."""
@@ -95,21 +96,23 @@ class OnlineAudit:
             return self._decisions.circuit(one)
         return self._band(one) if isinstance(one, BandOpened) else self._part(one)[0]
 
-    def _part(self, one: ShareOpened) -> tuple[str, OnlineRecord, FirmPart]:
-        """Run the bank's role of one holder's part again, once; return what was compared, what was kept, the part."""
-        if id(one) not in self._again:
-            self._again[id(one)] = self._run(one)
-        return self._again[id(one)]
+    def findings(self, several: Sequence[PartOpened | CircuitOpened]) -> list[Finding]:
+        """Audit several in their order, those of one request one after the other, so that none is made again twice."""
+        found: dict[int, Finding] = {}
+        for one in sorted(several, key=lambda one: (one.bank, one.request, isinstance(one, CircuitOpened))):
+            found[id(one)] = self.finding(one)
+        return [found[id(one)] for one in several]
 
     def _run(self, one: ShareOpened) -> tuple[str, OnlineRecord, FirmPart]:
+        """Run the bank's role of one holder's part again; return what was compared, what was kept, the part."""
         place = place_of(one.commitment, one.spare)
         record = self._kept.record(one, place, OnlineRecord)
         number = self._kept.check_spare(one, record.opening, one.spare, one.commitment)
         if record.request != one.request:
             raise Differs(f"what the bank kept is of another request than {one.holder} logged")
         answers = [
-            self._kept.answer(one, pb.PreparedSpare, f"{one.commitment}.spare"),
-            self._kept.answer(one, pb.EncryptedRecord, f"{place}.reply"),
+            self._kept.prepared(one, f"{one.commitment}.spare"),
+            self._kept.reply(one, place),
         ]
         secrets = Secrets(record.opening, self._kept.public_keys(one.holder, one.keys))
         model, job = self._kept.model(one.model, one.holder)

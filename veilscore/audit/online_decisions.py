@@ -14,6 +14,7 @@ from functools import cached_property
 
 from veilscore.audit.online_kept import (
     Exchange,
+    Latest,
     OnlineKept,
     Secrets,
     check_transfers,
@@ -68,7 +69,7 @@ class _Part:
 
 
 class DecisionReplay:
-    """Runs the bank's role of decisions again.
+    """Runs the bank's role of decisions again; `part` gives that at one holder, once for those looked at last.
 
     kept : what the bank kept; opened : all parts in holders' logs.
     """
@@ -76,22 +77,17 @@ class DecisionReplay:
     def __init__(self, kept: OnlineKept, opened: Iterable[PartOpened]) -> None:
         self._kept, self._opened = kept, [one for one in opened if isinstance(one, PartsOpened)]
         self._sides: dict[str, ModelSides] = {}
-        self._again: dict[int, _Part] = {}  # by opening: a part is looked at for itself, and for its circuit
-
-    def part(self, one: PartsOpened) -> _Part:
-        """Run the bank's role at one holder again, once; raises Differs or Unknown."""
-        if id(one) not in self._again:
-            self._again[id(one)] = self._part(one)
-        return self._again[id(one)]
+        self.part = Latest(self._part)  # a part is looked at for itself, and for its circuit
 
     def _part(self, one: PartsOpened) -> _Part:
+        """Run the bank's role at one holder again; raises Differs or Unknown."""
         name = decision_name(one.request, one.holder)
         record = self._kept.record(one, name, DecisionRecord)
         if (record.request, record.decision) != (one.request, one.decision):
             raise Differs(f"what the bank kept is of another request or decision than {one.holder} logged")
         filed, job = self._kept.decision(one.decision, one.holder)
         asked = self._asked(filed, record, one.holder)
-        reply = self._kept.answer(one, pb.EncryptedRecord, f"{name}.reply")
+        reply = self._kept.reply(one, name)
         spares = self._spares(one, filed, record, asked)
         told = f"decision {one.decision[:16]}..., which {one.holder} was told{_hints(record)}"
         part = replay(_one_part(record, filed, one.holder, asked, spares), Exchange(one, [reply], told))
@@ -164,7 +160,7 @@ class DecisionReplay:
             if said.part != pin.maps[one.holder] + pin.trees.get(one.holder, ""):
                 raise Differs(f"measure {measure}: {one.holder} was asked for another part than the decision's")
             name = f"{decision_name(one.request, one.holder)}.{measure}.spare"
-            answer = self._kept.answer(one, pb.PreparedSpare, name)
+            answer = self._kept.prepared(one, name)
             secrets = Secrets(opening, self._kept.public_keys(one.holder, said.keys))
             told = f"measure {measure} of decision {one.decision[:16]}...{hint(opening)}"
             role = bank_spares(secrets, side, side.cells.size, opening.id, opening.n_spares)
@@ -191,9 +187,6 @@ def _one_part(
     )
     of = BankRequest(
         ask=ask,
-        sides={},
-        take_spare=none_made,
-        make_spare=none_made,
         pool=none_made,
         decision=replace(asked, take_spare=lambda _, measure: spares[measure]),
     )

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 import numpy as np
 from google.protobuf.message import DecodeError, Message
@@ -36,6 +36,7 @@ from veilscore.evidence.online_opening import (
     record_of,
     software_online,
 )
+from veilscore.evidence.online_rows import OpenedParts
 from veilscore.models.decided import FiledDecision
 from veilscore.models.filed import load_model
 from veilscore.models.model import ScoreModel
@@ -50,7 +51,29 @@ from veilscore.wire.protocol import Protocol
 D = TypeVar("D", bound=Document)
 M = TypeVar("M", bound=Message)
 L = TypeVar("L", ShareOpened, PartsOpened)
+K = TypeVar("K")
+R = TypeVar("R")
+_PARTS_KEPT = 64
 _NOT_LOGGED = (pb.OpenedPartial, pb.Empty)  # nothing that the bank sends follows from them
+
+
+class Latest(Generic[K, R]):
+    """Works something out for what is looked at, and keeps what came out for those looked at last.
+
+    A request has few parts: an audit of a year holds no more of them in memory than one of a day.
+    """
+
+    def __init__(self, work: Callable[[K], R], most: int = _PARTS_KEPT) -> None:
+        self._work, self._most = work, most
+        self._found: dict[int, tuple[K, R]] = {}
+
+    def __call__(self, one: K) -> R:
+        """Return what comes out, worked out or kept; what it raises is not kept."""
+        kept = self._found.pop(id(one), None)
+        self._found[id(one)] = (one, self._work(one)) if kept is None else kept
+        if len(self._found) > self._most:
+            del self._found[next(iter(self._found))]
+        return self._found[id(one)][1]
 
 
 class Exchange:
@@ -119,6 +142,7 @@ class OnlineKept:
         made_by: Mapping[str, Mapping[str, frozenset[str]]],
     ) -> None:
         self._folder, self._made_by = home / FOLDER, made_by
+        self._parts = OpenedParts(self._folder)
         opened = tuple(opened)
         self._uses = Counter(use for one in opened for use in _uses_of(one))
         # spares of one opening were made together, from one answer of the holder
@@ -133,26 +157,33 @@ class OnlineKept:
         """Return the record that the bank kept under a name of what a holder opened."""
         if not one.messages:
             raise Unknown(f"{one.holder} logged no messages of the bank: it ran an earlier version")
-        return self._kept(f"{name}.json", kind)
+        return self._read(kind, lambda: self._parts.record(name))
 
     def pool(self, one: CircuitOpened) -> PoolRecord:
         """Return what the bank kept of the pool that a lead's circuit is from."""
         if not one.pool:
             raise Unknown(f"{one.holder} logged no pool of transfers for this circuit: it ran an earlier version")
-        pool = self._kept(f"{POOLS}/{one.commitment}", PoolRecord)
+        pool = self._read(PoolRecord, (self._folder / POOLS / one.commitment).read_bytes)
         self.check_opening(one, pool.opening, "pool", one.pool, (one.commitment, one.circuit))
         return pool
 
-    def _kept(self, name: str, kind: type[D]) -> D:
+    def _read(self, kind: type[D], read: Callable[[], bytes]) -> D:
         try:
-            return kind.parse((self._folder / name).read_bytes())
+            return kind.parse(read())
         except (EvidenceError, OSError) as error:
             _missing_or_changed(error, "the bank kept no opening of it, or deleted it", "the opening")
 
-    def answer(self, one: PartOpened, kind: type[M], name: str) -> M:
-        """Return what a holder had answered, as it was kept; `Exchange` compares it."""
+    def reply(self, one: PartOpened, name: str) -> pb.EncryptedRecord:
+        """Return what a holder had answered with its record, as it was kept; `Exchange` compares it."""
+        return self._answer(one, pb.EncryptedRecord, lambda: self._parts.reply(name))
+
+    def prepared(self, one: PartOpened, name: str) -> pb.PreparedSpare:
+        """Return what a holder had sent for its spares, from the file of this name."""
+        return self._answer(one, pb.PreparedSpare, (self._folder / name).read_bytes)
+
+    def _answer(self, one: PartOpened, kind: type[M], read: Callable[[], bytes]) -> M:
         try:
-            return kind.FromString((self._folder / name).read_bytes())
+            return kind.FromString(read())
         except (DecodeError, OSError) as error:
             what = f"the {kind.__name__} kept"
             _missing_or_changed(error, f"the bank did not keep what {one.holder} sent", what)
@@ -180,14 +211,18 @@ class OnlineKept:
     def _drawn_from(self, seed: str) -> set[bytes]:
         """Return the commitments to a seed in all that the bank kept."""
         if not self._seeds:
-            for path in (*self._folder.glob("*.json"), *(self._folder / POOLS).glob("*")):
-                with contextlib.suppress(EvidenceError, OSError):  # shown where its score is drawn
-                    data = path.read_bytes()
-                    of_pool = path.parent.name == POOLS
-                    openings = (PoolRecord.parse(data).opening,) if of_pool else record_of(data).openings
-                    for opening in openings:
-                        self._seeds.setdefault(opening.seed, set()).add(opening.commitment)
+            for opening in self._all_openings():
+                self._seeds.setdefault(opening.seed, set()).add(opening.commitment)
         return self._seeds.get(seed, set())
+
+    def _all_openings(self) -> Iterator[OnlineOpening]:
+        """Yield the openings of all that the bank kept; what cannot be read shows where its score is drawn."""
+        for _, data in self._parts.records():
+            with contextlib.suppress(EvidenceError):
+                yield from record_of(data).openings
+        for path in (self._folder / POOLS).glob("*"):
+            with contextlib.suppress(EvidenceError, OSError):
+                yield PoolRecord.parse(path.read_bytes()).opening
 
     def public_keys(self, holder: str, keys: str) -> PublicContext:
         """Return the public keys of a holder that it logged the SHA-256 of."""

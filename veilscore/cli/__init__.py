@@ -38,8 +38,12 @@ PANELS = {
         "init": Noun("Set up a whole federation on this machine, for trials.", file="federation"),
         "identity": Noun("Make or show a node's identity (key and certificate).", "create show"),
         "federation": Noun("Make or check federation.yaml.", "add check"),
+        "join": Noun(
+            "Found a federation across organisations, or join one, each on its own machine.",
+            "request propose sign take move show",
+        ),
         "example": Noun("Print an example job, copy an example data set to a folder, or list what there is."),
-        "keys": Noun("Replace, revoke and look after keys.", "show check rotate revoke recover take"),
+        "keys": Noun("Replace, revoke and look after keys.", "show check rotate revoke replace recover take"),
     },
     "Run nodes": {
         "up": Noun("Start every node of a local federation and wait until all answer.", file="node"),

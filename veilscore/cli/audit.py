@@ -20,6 +20,7 @@ from veilscore.evidence.log import FOLDER, LOG_FILE, scan
 from veilscore.evidence.online_archive import DECISIONS, KEYS, MODELS, POOLS
 from veilscore.evidence.online_archive import FOLDER as ONLINE_FOLDER
 from veilscore.evidence.online_opening import PartOpened, PoolRecord, record_of
+from veilscore.evidence.online_rows import OpenedParts
 from veilscore.evidence.opening import AUDIT, DATASET, read_opening
 from veilscore.evidence.witness import Witnesses
 from veilscore.files.digests import file_digest
@@ -123,8 +124,8 @@ def _audited_online(home: Path, witnesses: Witnesses, scores: list[PartOpened], 
 
     online = OnlineAudit(home, witnesses.opened, witnesses.made_by, witnesses.circuits)
     banks = {one.bank for one in scores}
-    found = [online.finding(one) for one in scores if one.request in requests]
-    return found + [online.finding(c) for c in witnesses.circuits if c.bank in banks and c.request in requests]
+    parts = [one for one in scores if one.request in requests]
+    return online.findings([*parts, *(c for c in witnesses.circuits if c.bank in banks and c.request in requests)])
 
 
 def _bank_of(home: Path) -> str | None:
@@ -225,15 +226,17 @@ def _export_online(home: Path, out: Path, requests: set[str]) -> None:
 def _copy_openings(source: Path, target: Path, requests: set[str]) -> int:
     """Copy the openings of these requests (empty: of all) with what they need; return of how many parts they are."""
     target.mkdir(parents=True)
-    pools, count = set(), 0
-    for path in source.glob("*.json"):
+    parts, pools, count = OpenedParts(source), set(), 0
+    for name, data in parts.records():
         if requests:
-            record = record_of(path.read_bytes())
+            record = record_of(data)
             if record.request not in requests:
                 continue
             pools.add("" if record.labels is None else record.labels.pool)
-        together = path.name.partition(".")[0] + ".spare"  # what the holder had sent for all spares made with it
-        for file in {*source.glob(f"{path.stem}.*"), *source.glob(together)}:
+        for kind, content in (("json", data), ("reply", parts.reply(name))):
+            (target / f"{name}.{kind}").write_bytes(content)
+        together = name.partition(".")[0] + ".spare"  # what the holder had sent for all spares made with it
+        for file in {*source.glob(f"{name}.*.spare"), *source.glob(together)}:
             shutil.copy2(file, target / file.name)
         count += 1
     for name in (MODELS, DECISIONS, KEYS):

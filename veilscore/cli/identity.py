@@ -14,14 +14,14 @@ from veilscore.keys.identity import (
     CERTIFICATE_FILE,
     KEY_FILE,
     RECOVERY_FILE,
-    create_identity,
+    Identity,
     current_folder,
     load_identity,
 )
-from veilscore.node.founding import write_node_config
+from veilscore.keys.voice_words import voice_words
+from veilscore.node.founding import make_home
 from veilscore.terms.key_settings import KeyConfig
 from veilscore.terms.node_config import load_node_config
-from veilscore.terms.settings import parse
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -45,16 +45,16 @@ def create(
     or the `key` section of a node.yaml that is there already (programs of a key service). Move identity/recovery.pem
     to a safe place. Send only identity/certificate.pem to the other members.
     """
-    key = _key_section(passphrase_file, ask=ask)
-    written = (home / "node.yaml").exists()
-    if written and key is not None:
-        raise ConfigError(f"{home / 'node.yaml'} exists: name the key source in its `key` section, without the option")
-    config = load_node_config(home).key if written else parse(KeyConfig, key or {}, "key source")
-    source, folder = config.open(home), home / "identity"
-    identity = create_identity(folder, name, role, days, passphrase=lambda: source.new_secret(folder), recovery=True)
-    if not written:
-        policy = {"accept": "manual", "partner": chosen_partner(partner)} if role == "holder" else None
-        write_node_config(home, name, role, key=key, policy=policy)
+    key = key_section(passphrase_file, ask=ask)
+    preset = chosen_partner(partner) if role == "holder" and not (home / "node.yaml").exists() else "standard"
+    identity = make_home(home, name, role, days, key=key, partner=preset)
+    show_made(home, identity)
+    console().print(f"Send {home / 'identity' / CERTIFICATE_FILE} to the other members, and read them the fingerprint.")
+
+
+def show_made(home: Path, identity: Identity) -> None:
+    """Say what a new identity's owner has to look after, and its fingerprint."""
+    folder = home / "identity"
     if b"ENCRYPTED" not in (folder / KEY_FILE).read_bytes():
         console().print(
             styled(
@@ -64,10 +64,10 @@ def create(
         )
     console().print(f"Move {folder / RECOVERY_FILE} to a safe place: it revokes this identity if the key is lost.")
     console().print(f"{identity.name} ({identity.role}), fingerprint {identity.fingerprint}")
-    console().print(f"Send {home / 'identity' / CERTIFICATE_FILE} to the other members, and read them the fingerprint.")
 
 
-def _key_section(passphrase_file: Path | None, *, ask: bool) -> dict[str, str] | None:
+def key_section(passphrase_file: Path | None, *, ask: bool) -> dict[str, str] | None:
+    """Return the `key` section that the options of a passphrase say; None without any."""
     if ask and passphrase_file is not None:
         raise ConfigError("give --passphrase-file or --ask-passphrase, not both")
     if ask:
@@ -86,6 +86,7 @@ def show(home: Annotated[Path, typer.Argument(help="A node's home.")]) -> None:
         ("name", certificate.name),
         ("role", certificate.role),
         ("fingerprint", certificate.fingerprint),
+        ("its words", voice_words(certificate.fingerprint)),
         ("valid until", f"{certificate.not_after:%Y-%m-%d %H:%M} UTC ({left.days} days)"),
     ]
     console().print(table(str(home), ("what", "value"), rows))

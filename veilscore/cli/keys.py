@@ -8,18 +8,19 @@ from typing import Annotated
 
 import typer
 
+from veilscore.cli.compared import Compared, ask_compared
 from veilscore.cli.display import console, moment, styled, table
 from veilscore.errors import ConfigError
 from veilscore.keys.identity import (
     KEY_FILE,
     RECOVERY_FILE,
-    Identity,
-    create_identity,
     current_folder,
     load_recovery_key,
 )
 from veilscore.keys.key_history import PinnedKey
 from veilscore.keys.rotation import DAY_S, MAX_OVERLAP_S, KeyStatement, revoke_by_recovery, revoke_by_vote, rotate
+from veilscore.node.founding import new_key
+from veilscore.node.joining import read_request
 from veilscore.terms.federation import Federation, add_statements, load_federation
 from veilscore.terms.membership import load_membership
 from veilscore.terms.node_config import NodeConfig, load_node_config
@@ -72,8 +73,8 @@ def rotate_key(
     old, federation = load_membership(home, config)
     if federation.member(old.name).fingerprint != old.fingerprint:
         raise ConfigError(f"{old.name} has a successor of this key already that its node has not gone over to yet")
-    new = _new_identity(config, home, old.certificate.recovery, days)
-    statement = rotate(old, new, federation.name, int(overlap_days * DAY_S), _date_ms(federation))
+    new = new_key(config, home, days, recovery=old.certificate.recovery or False)
+    statement = rotate(old, new, federation.name, int(overlap_days * DAY_S), federation.next_date_ms())
     _publish(config, statement)
     console().print(
         f"new key of {new.name}: {new.fingerprint}; the old one is accepted until {moment(statement.ends_s)}"
@@ -93,10 +94,40 @@ def revoke(
     chosen = _choose(federation, member, fingerprint)
     if own.name == member or own.role == "operator":
         raise ConfigError("a node revokes another's key; for one's own use `veilscore keys recover`")
-    after = _publish(config, revoke_by_vote(own, member, chosen, federation.name, _date_ms(federation)))
+    after = _publish(config, revoke_by_vote(own, member, chosen, federation.name, federation.next_date_ms()))
     missing = after.history.missing_votes(member, chosen)
     outcome = "revoked" if not missing else f"{missing} more node{'s' if missing > 1 else ''} must ask for it"
     console().print(f"key {chosen[:16]}... of {member}: {outcome}")
+
+
+@app.command(epilog="Example: veilscore keys replace /srv/bank tax.request.yaml")
+def replace(
+    home: Home,
+    request: Annotated[Path, typer.Argument(help="The member's request with its new key (`veilscore join request`).")],
+    *,
+    fingerprint: Annotated[str, typer.Option(help="How the lost key's fingerprint begins; default: all.")] = "",
+    compared: Compared = None,
+) -> None:
+    """Name, as this node, another member's new key in place of one that is lost, recovery key and all.
+
+    The lost key is revoked once a majority of the other nodes has, the new one goes on once all of them have.
+    """
+    config = load_node_config(home)
+    own, federation = load_membership(home, config)
+    member = read_request(request)
+    if own.name == member.name or own.role == "operator":
+        raise ConfigError("the other nodes name a new key; for one's own use `veilscore keys recover` or `rotate`")
+    chosen = _choose(federation, member.name, fingerprint)
+    ask_compared([member], compared or [])
+    date_ms = federation.next_date_ms()
+    vote = revoke_by_vote(own, member.name, chosen, federation.name, date_ms, member.identity)
+    after = _publish(config, vote)
+    missing = after.history.missing_names(member.name, chosen, member.fingerprint)
+    if missing:
+        console().print(f"named here; {', '.join(missing)} must name it too: `veilscore keys replace`")
+    else:
+        console().print(f"{member.name} goes on with key {member.fingerprint[:16]}...")
+    console().print(f"Send {config.federation} to {member.name}, which takes it: `veilscore keys take HOME FILE`")
 
 
 @app.command(epilog="Example: veilscore keys recover /srv/tax /media/safe/recovery.pem")
@@ -114,8 +145,8 @@ def recover(
     source = config.key.open(home)
     key = load_recovery_key(recovery, passphrase=lambda: source.secret(config.identity))
     lost = federation.history.find(chosen)
-    new = _new_identity(config, home, lost.certificate.recovery if lost else None, days)
-    statement = revoke_by_recovery(key, config.name, chosen, federation.name, _date_ms(federation), new)
+    new = new_key(config, home, days, recovery=(lost and lost.certificate.recovery) or False)
+    statement = revoke_by_recovery(key, config.name, chosen, federation.name, federation.next_date_ms(), new)
     _publish(config, statement)
     console().print(f"key {chosen[:16]}... of {config.name} revoked; new key {new.fingerprint}")
     console().print("If no node of this home runs, let another member `veilscore keys take` this federation.yaml.")
@@ -128,19 +159,6 @@ def take(home: Home, other: Annotated[Path, typer.Argument(help="Another member'
     before = load_federation(config.federation)
     after = add_statements(config.federation, load_federation(other).statements)
     console().print(f"{len(after.statements) - len(before.statements)} new, digest {after.history.digest}")
-
-
-def _new_identity(config: NodeConfig, home: Path, recovery: str | None, days: float) -> Identity:
-    """Make a key in a folder of its own under identity/, encrypted as the home says and not in use yet."""
-    source = config.key.open(home)
-    draft = config.identity / "new"
-    if draft.exists():
-        raise ConfigError(f"{draft} is left from a rotation that was broken off: remove it and try again")
-    identity = create_identity(
-        draft, config.name, config.role, days, passphrase=lambda: source.new_secret(draft), recovery=recovery or False
-    )
-    draft.rename(config.identity / identity.fingerprint[:16])
-    return identity
 
 
 def _publish(config: NodeConfig, statement: KeyStatement) -> Federation:
@@ -164,11 +182,6 @@ def _choose(federation: Federation, member: str, beginning: str) -> str:
             f"{member} has {len(found) or 'no'} keys that begin with {beginning!r}; see `veilscore keys show`"
         )
     return found[0]
-
-
-def _date_ms(federation: Federation) -> int:
-    """Return the time now, but after every known statement, so that the order of dates is that of events."""
-    return max([int(time.time() * 1000), *(s.date_ms + 1 for s in federation.statements)])
 
 
 def _warnings(config: NodeConfig, home: Path) -> list[str]:

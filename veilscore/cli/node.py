@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from veilscore.cli.connection import Connection, connect, reach
-from veilscore.cli.display import console, megabytes, styled, table
+from veilscore.cli.display import console, styled, table
 from veilscore.errors import ConfigError, JobError, PeerError
 from veilscore.fabric.process import Service, running_pid, serve
 from veilscore.node import processes, state
@@ -46,9 +46,10 @@ def open_node(home: Path) -> Service:
     role = load_node_config(home).role
     if role not in _SERVED:
         raise ConfigError(f"{home} is an {role}'s home: it commands nodes and runs none")
+    from veilscore.node.watched import WatchedNode  # noqa: PLC0415 - loads what a node needs and the command does not
+
     module, _, name = _SERVED[role].partition(":")
-    service: Service = getattr(importlib.import_module(module), name)(home)
-    return service
+    return WatchedNode(getattr(importlib.import_module(module), name)(home))
 
 
 @node_app.command(epilog="Example: veilscore node start /srv/tax --detach")
@@ -111,10 +112,10 @@ def health(
     from veilscore.node.health import findings  # noqa: PLC0415 - loads the log's own modules
 
     config = load_node_config(home)
-    found = findings(home, config, load_federation(config.federation))
-    answer = "does not run" if running_pid(home) is None else reach(home, lambda to: _answer(to, config.name))
+    answer, clocks = ("does not run", {}) if running_pid(home) is None else reach(home, _pulse)
+    found = findings(home, config, load_federation(config.federation), clocks)
     fine = answer == _ANSWERS and not any(one.critical for one in found)
-    told = [one.text % one.figures(lambda size: f"{megabytes(size)} MB") for one in found]
+    told = [one.plain for one in found]
     if as_json:
         typer.echo(json.dumps({"node": config.name, "healthy": fine, "answer": answer, "look_at": told}))
     else:
@@ -195,10 +196,22 @@ async def _answers(name: str, home: Path) -> None:
 
 
 async def _show_members(connection: Connection) -> None:
-    members = [m for m in connection.federation.members if m.address is not None]
+    members = [connection.federation.member(m.name) for m in connection.federation.members if m.address is not None]
     answers = await asyncio.gather(*(_answer(connection, m.name) for m in members))
     rows = [(m.name, m.role, m.address, answer) for m, answer in zip(members, answers, strict=True)]
     console().print(table("Members", ("member", "role", "address", "answer"), rows))
+
+
+async def _pulse(connection: Connection) -> tuple[str, dict[str, float]]:
+    """Return whether the own node answers, and how far it found others' clocks ahead."""
+    from veilscore.evidence.console_acts import METHOD, Pulse  # noqa: PLC0415 - loads the log's own modules
+
+    try:
+        ask = control_pb2.EvidenceCall(ask="pulse")
+        reply = await connection.call(connection.name, METHOD, ask, control_pb2.EvidenceReply, timeout_s=5)
+    except PeerError as error:
+        return f"failed: {error.message}", {}
+    return _ANSWERS, Pulse.model_validate_json(reply.body).clocks
 
 
 async def _answer(connection: Connection, name: str) -> str:

@@ -35,7 +35,9 @@ from veilscore.terms.policy import NodePolicy
 from veilscore.terms.privacy import PrivacyRules
 from veilscore.terms.reading import ReadingRules
 from veilscore.terms.rules import ReleaseRules, StandingRule
+from veilscore.terms.traces import TraceConfig
 from veilscore.terms.training import Training
+from veilscore.terms.watching import LogConfig, MetricsConfig
 from veilscore.terms.written import WrittenColumn
 
 TITLES: dict[type[BaseModel], str] = {
@@ -61,6 +63,9 @@ TITLES: dict[type[BaseModel], str] = {
     AuditRules: "audit in node.yaml",
     DoorConfig: "door in node.yaml",
     LanguageModelConfig: "language_model in node.yaml",
+    TraceConfig: "traces in node.yaml",
+    MetricsConfig: "metrics in node.yaml",
+    LogConfig: "log in node.yaml",
     ConsoleConfig: "console in node.yaml",
     OidcConfig: "console.oidc in node.yaml",
     DatasetConfig: "datasets.NAME in node.yaml",
@@ -81,7 +86,19 @@ TITLES: dict[type[BaseModel], str] = {
 SUBJECTS: dict[str, tuple[type[BaseModel], ...]] = {
     "job": (Job, ChosenColumns, WrittenColumn, DecisionModel, Measure, KnockOut),
     "policy": (NodePolicy, PrivacyRules, ReleaseRules, StandingRule),
-    "node": (NodeConfig, KeyConfig, NodeLimits, AuditRules, DoorConfig, ConsoleConfig, OidcConfig, LanguageModelConfig),
+    "node": (
+        NodeConfig,
+        KeyConfig,
+        NodeLimits,
+        AuditRules,
+        DoorConfig,
+        ConsoleConfig,
+        OidcConfig,
+        LanguageModelConfig,
+        TraceConfig,
+        MetricsConfig,
+        LogConfig,
+    ),
     "dataset": (DatasetConfig, ReadingRules, EventSource),
     "catalogue": (
         Catalogue,
@@ -150,14 +167,17 @@ ReleaseRules: {models_per_firm: 3, evaluations_per_firm: 8}
 StandingRule: {banks: [bank], purposes: [credit scoring of small firms], tasks: [score_batch], datasets: [main],
   valid_from: 2026-01-01, valid_to: 2027-12-31}
 LanguageModelConfig: {url: https://models.internal/v1, model: qwen3-32b, key_env: MODEL_KEY}
+TraceConfig: {url: "https://collector.internal:4318/v1/traces", ca: /etc/tax/collector-ca.pem}
 DoorConfig: {certificate: /etc/bank/door.pem, key: /etc/bank/door-key.pem, client_ca: /etc/bank/clients.pem,
   client_ca_names: {core-banking: [band, decide]}, refused: [*digest]}
-ConsoleConfig: {names: [console.tax.example], origin: "https://console.tax.example", certificate: /etc/tax/console.pem,
+ConsoleConfig: {proxies: [10.0.0.0/28],
+  names: [console.tax.example], origin: "https://console.tax.example", certificate: /etc/tax/console.pem,
   key: /etc/tax/console-key.pem, client_ca: /etc/tax/people.pem, refused: [*digest],
   oidc: {issuer: "https://login.tax.example", client_id: veilscore, client_secret_env: OIDC_SECRET}}
 OidcConfig: {issuer: "https://login.tax.example", client_id: veilscore, client_secret_env: OIDC_SECRET,
   ca: /etc/tax/login-ca.pem}
-NodeConfig: {console: {port: 7445, names: [console.tax.example]}, door: {port: 7443, names: [door.bank.example]},
+NodeConfig: {metrics: {port: 9464}, log: {to: stderr}, traces: {url: "https://collector.internal:4318/v1/traces"},
+  console: {port: 7445, names: [console.tax.example]}, door: {port: 7443, names: [door.bank.example]},
   language_model: {url: https://models.internal/v1, model: qwen3-32b},
   name: tax, role: holder, listen: "10.0.0.5:7101", operators: [root], people: {anna: [modeller]},
   works_at: bank, key: {source: prompt}, state_url: postgresql+psycopg://veilscore@db/jobs,
@@ -193,10 +213,11 @@ RiskGroup: {table: cases, of: text, windows: [730d], lexicon: {strike: [strike, 
 ReadingRules: {kinds: {turnover: number, remarks: text}, missing: {"*": ["-"], turnover: [-1]},
   special: {turnover: [-999]}, formats: {opened: "%d/%m/%Y"}, zone: Asia/Shanghai, encoding: gb18030, sheet: firms}
 Federation: {name: trial, members: [{name: tax, role: holder, address: "tax.example.org:7101"}],
-  statements: [{kind: rotate, member: tax}]}
+  statements: [{kind: rotate, member: tax}], signatures: {tax: 30450221009f86d081}}
 Member: {name: tax, role: holder, address: "tax.example.org:7101", fingerprint: *digest, certificate: *pem}
 KeyStatement: {kind: rotate, federation: trial, member: tax, fingerprint: *digest, certificate: *pem,
-  date_ms: 1790000000000, by: tax, signer: *digest, recovery_key: *pem, successor_signature: 30450221009f86d081}
+  date_ms: 1790000000000, address: "tax.example.net:7101", by: tax, signer: *digest, recovery_key: *pem,
+  successor_signature: 30450221009f86d081}
 """)
 
 

@@ -33,6 +33,7 @@ from veilscore.console.limits import RateLimit
 from veilscore.console.page import ANYBODY, Page
 from veilscore.console.store import ConsoleSession
 from veilscore.errors import IdentityError, RefusedError, StateError, VeilscoreError
+from veilscore.fabric.traces import span
 from veilscore.fabric.watches import described
 from veilscore.terms.console import ConsoleConfig
 
@@ -67,6 +68,7 @@ class PageGuard:
 
     def __init__(self, desk: ConsoleDesk, config: ConsoleConfig, hosts: frozenset[str]) -> None:
         self._desk, self._hosts = desk, hosts
+        self._proxies = config.proxies
         self._all = RateLimit(config.per_minute)
         self._attempts = RateLimit(config.entries_per_minute)
 
@@ -87,11 +89,15 @@ class PageGuard:
     async def _serve(self, request: Request, page: Page | None, status: int = 405) -> Response:
         began_s, request_id = time.monotonic(), secrets.token_hex(8)
         visit = Visit(self._desk, request, request_id, self._language(request))
-        response = await self._answered(visit, page, status)
+        path = "" if page is None else page.path
+        with span(f"{request.method[:10]} {path or 'no page'}", request=request_id) as traced:
+            response = await self._answered(visit, page, status)
+            if traced is not None:
+                traced.set_attribute("http.response.status_code", response.status_code)
         for name, value in HEADERS.items():
             response.headers.setdefault(name, value)
         response.headers["x-request-id"] = request_id
-        path, took_s = "" if page is None else page.path, time.monotonic() - began_s
+        took_s = time.monotonic() - began_s
         self._desk.requests.add(path, page.method if page is not None else "", response.status_code, took_s)
         self._desk.log.info(
             "request",
@@ -135,12 +141,23 @@ class PageGuard:
             raise HTTPException(421, "this console does not answer to that host name")
 
     def _check_rate(self, request: Request, page: Page | None) -> None:
-        address = _folded(request.client.host if request.client is not None else "")
+        address = _folded(self._address(request))
         wait_s = self._all.take(address)
         if not wait_s and page is not None and page.attempts:
             wait_s = self._attempts.take(address)
         if wait_s:
             raise HTTPException(429, f"too many requests: come again in {wait_s} s", {"retry-after": str(wait_s)})
+
+    def _address(self, request: Request) -> str:
+        """Return who asks: of a request by a proxy of the party's own the nearest address that is no such proxy."""
+        address = request.client.host if request.client is not None else ""
+        said = ",".join(request.headers.getlist("x-forwarded-for")).split(",") if self._proxies else []
+        while said and any(_within(address, network) for network in self._proxies):
+            before = said.pop().strip()  # the browser's own words stand to the left of what proxies added
+            if not _within(before, ipaddress.ip_network("::/0"), ipaddress.ip_network("0.0.0.0/0")):
+                break  # no address: all that this proxy brings counts as one
+            address = before
+        return address
 
     async def _enter(self, visit: Visit, may: frozenset[str]) -> None:
         """Find the session and what its person may do; NoEntryError, RefusedError."""
@@ -274,6 +291,15 @@ async def _body(request: Request, most: int) -> bytes:
     except TimeoutError:
         raise HTTPException(408, "the form did not arrive in time") from None
     return bytes(body)
+
+
+def _within(address: str, *networks: ipaddress.IPv4Network | ipaddress.IPv6Network) -> bool:
+    """Return whether a text is an address, and in one of these networks."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return any(found in network for network in networks)
 
 
 def _folded(address: str) -> str:

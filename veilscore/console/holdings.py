@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,10 @@ KEEPS = frozenset({STEWARD, AUDITOR})
 _DAY_S = 86400.0
 _KINDS = {"tokens": noted("token"), "lists": noted("list"), "used": noted("used token")}
 _MOST_READ = 20_000
+CHART_WORDS = (  # those of `plots.ACCOUNT_WORDS`, in the catalogues
+    noted("mu that jobs have spent of the account within a year"), noted("day of the last opening"), noted("mu"),
+    noted("all jobs"), noted("a job"), noted("most a year: %s"), noted("most a job: %s"),
+)  # fmt: skip
 
 
 # --- data sets -------------------------------------------------------------------------------------------------------
@@ -126,7 +130,8 @@ def account_page(visit: Visit) -> Response:
     """Show what each bank was told of each data set, what is left, and what was released by month."""
     home = visit.desk.home
     rules = home.config.policy.privacy
-    found = [_account(one) for one in accounts(home.path / FILE, rules)]
+    words = [visit.told(one) for one in CHART_WORDS]
+    found = [_account(one, words) for one in accounts(home.path / FILE, rules)]
     months = released_by_month(home.path)
     return visit.show(
         "accounts.html",
@@ -138,7 +143,7 @@ def account_page(visit: Visit) -> Response:
     )
 
 
-def _account(account: Account) -> dict[str, Any]:
+def _account(account: Account, words: Sequence[str]) -> dict[str, Any]:
     lines = account.lines()
     jobs = {line.job_id: line.at_s for line in lines}
     charges = defaultdict(list)
@@ -163,7 +168,7 @@ def _account(account: Account) -> dict[str, Any]:
         "void_s": account.voided_since(),
         "jobs": [(at_s, job, opened[job], math.sqrt(total(charges[job]))) for job, at_s in jobs.items()][::-1][:100],
         "refills": [(at_s + _DAY_S, job, math.sqrt(mu2)) for at_s, job, mu2 in account.refills()][:12],
-        "chart": drawn(account_chart(recent, account.rules.job, year) if recent else None),
+        "chart": drawn(account_chart(recent, account.rules.job, year, words) if recent else None),
     }
 
 

@@ -25,6 +25,7 @@ from veilscore.console.language import noted
 from veilscore.console.page import Page, page_of
 from veilscore.errors import JobError, PeerError, RefusedError, VeilscoreError
 from veilscore.evidence.job_ledger import LedgerEntry
+from veilscore.node.metrics import status_at
 from veilscore.tasks.context import account_of
 from veilscore.tasks.table import bins_charge, charges_by_step, leakage_table
 from veilscore.tasks.task import EXACT
@@ -70,24 +71,15 @@ class SeenJob:
         return self.own == "pending"
 
 
-def statuses_of(home: ConsoleHome) -> list[str]:
-    """Return the status of each job of the node's own ledger."""
-    return [job.status for job in _local(home)]
-
-
 def _local(home: ConsoleHome) -> list[SeenJob]:
     """Return the jobs of the node's own ledger, the newest first."""
     return [_of_entry(home.name, entry) for entry in home.jobs()]
 
 
 def _of_entry(party: str, entry: LedgerEntry) -> SeenJob:
-    own = [step for step in entry.job.steps if party in entry.job.parties_of(step)]
-    done = entry.status == "accepted" and bool(own) and all(step in entry.done for step in own)
     steps = {s: "done" if s in entry.done else "failed" if s in entry.failures else "begun" for s in entry.attempts}
-    running = entry.status == "accepted" and bool(entry.attempts) and not done
-    status = "done" if done else "failed" if entry.failures else "running" if running else entry.status
     said = "; ".join(f"{step}: {text}" for step, text in entry.failures.items()) or entry.reason
-    return SeenJob(entry.job_id, entry.job, status, entry.status, said, entry.received_s, steps)
+    return SeenJob(entry.job_id, entry.job, status_at(party, entry), entry.status, said, entry.received_s, steps)
 
 
 async def seen(visit: Visit) -> list[SeenJob]:

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import math
 import secrets
-from collections import Counter
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from starlette.responses import PlainTextResponse, Response
 
 from veilscore.console.desk import Visit
 from veilscore.console.home import ConsoleHome
-from veilscore.console.jobs import statuses_of
 from veilscore.console.page import ANYBODY, Page
 from veilscore.console.store import FOLDER
 from veilscore.errors import RefusedError, VeilscoreError
@@ -27,13 +25,11 @@ from veilscore.evidence.console_acts import METHOD, Pulse
 from veilscore.fabric.process import running_pid
 from veilscore.files.private import private_folder
 from veilscore.files.store import write_text
-from veilscore.release.account import FILE, accounts
-from veilscore.release.monthly import released_by_month
+from veilscore.node.metrics import TEXT, metric, node_metrics
 from veilscore.terms.people import AUDITOR, OPERATOR
 from veilscore.v1.control_pb2 import EvidenceCall, EvidenceReply
 
 TOKEN_FILE = "metrics.token"  # noqa: S105 - its name
-_TEXT = "text/plain; version=0.0.4; charset=utf-8"
 
 
 def metrics_token(home: Path) -> str:
@@ -57,75 +53,28 @@ async def metrics(visit: Visit) -> Response:
         pulse = Pulse.model_validate_json(reply.body)
     except (VeilscoreError, ValueError):
         pulse = None  # it does not run: veilscore_node_up says so
-    lines = await asyncio.to_thread(lambda: [*_of_home(visit.desk.home), *_of_console(visit)])
-    text = "\n".join([*lines, *_of_node(visit.desk.home, pulse)]) + "\n"
-    return PlainTextResponse(text, media_type=_TEXT)
-
-
-def _of_home(home: ConsoleHome) -> Iterable[str]:
-    jobs = Counter(statuses_of(home))
-    yield from _metric("veilscore_jobs", "gauge", "Jobs that this node was asked to take part in, by status.",
-                       [({"status": status}, float(count)) for status, count in sorted(jobs.items())])  # fmt: skip
-    yield from _metric("veilscore_jobs_waiting", "gauge", "Jobs that wait for this node's answer.",
-                       [({}, float(jobs["pending"]))])  # fmt: skip
-    yield from _metric("veilscore_log_entries_total", "counter", "Entries of the node's own log.",
-                       [({}, float(len(home.log)))])  # fmt: skip
-    if home.role != "holder":
-        return
-    openings: Counter[tuple[str, str]] = Counter()
-    firms: Counter[tuple[str, str]] = Counter()
-    for one in released_by_month(home.path):
-        openings[one.bank, one.kind] += one.openings
-        firms[one.bank, one.kind] += one.firms
-    for name, what, found in (
-        ("veilscore_releases_total", "Openings of scores, bands and steps.", openings),
-        ("veilscore_released_firms_total", "Firms in what was released, each time counted.", firms),
-    ):
-        rows = [({"bank": bank, "kind": kind}, float(count)) for (bank, kind), count in sorted(found.items())]
-        yield from _metric(name, "counter", what, rows)
-    every = [
-        (one, {"account": one.name, "bank": one.bank}) for one in accounts(home.path / FILE, home.config.policy.privacy)
-    ]
-    yield from _metric("veilscore_account_mu_left", "gauge", "mu that a new job could spend now.",
-                       [(labels, math.sqrt(one.left())) for one, labels in every])  # fmt: skip
-    yield from _metric("veilscore_account_mu_year", "gauge", "mu that all jobs of a year may spend.",
-                       [(labels, one.rules.year) for one, labels in every])  # fmt: skip
+    lines = await asyncio.to_thread(lambda: [*_of_node(visit.desk.home, pulse), *_of_console(visit)])
+    return PlainTextResponse("\n".join(lines) + "\n", media_type=TEXT)
 
 
 def _of_node(home: ConsoleHome, pulse: Pulse | None) -> Iterable[str]:
     runs = pulse is not None or running_pid(home.path) is not None
-    yield from _metric("veilscore_node_up", "gauge", "Whether the node runs.", [({}, float(runs))])
-    if pulse is None:
-        return
-    yield from _metric("veilscore_steps_running", "gauge", "Steps of jobs under way.", [({}, float(pulse.running))])
-    spares = [({"for": name}, float(count)) for name, count in sorted(pulse.spares.items())]
-    yield from _metric("veilscore_spares", "gauge", "Work of single scores that is done ahead.", spares)
+    federation, entries, now_s = home.federation, len(home.log), time.time()
+    return node_metrics(home.path, home.config, federation, home.jobs(), entries, pulse, runs=runs, now_s=now_s)
 
 
 def _of_console(visit: Visit) -> Iterable[str]:
     desk = visit.desk
-    yield from _metric("veilscore_console_sessions", "gauge", "Sessions of people.",
+    yield from metric("veilscore_console_sessions", "gauge", "Sessions of people.",
                        [({}, float(len(desk.store.sessions())))])  # fmt: skip
-    yield from _metric("veilscore_console_acts_waiting", "gauge", "Acts that the node's log does not have yet.",
+    yield from metric("veilscore_console_acts_waiting", "gauge", "Acts that the node's log does not have yet.",
                        [({}, float(len(desk.store.not_logged())))])  # fmt: skip
     counts = [
         ({"page": p, "method": m, "status": str(s)}, float(n)) for (p, m, s), n in sorted(desk.requests.counts.items())
     ]
-    yield from _metric("veilscore_console_requests_total", "counter", "Requests by page and status.", counts)
+    yield from metric("veilscore_console_requests_total", "counter", "Requests by page and status.", counts)
     seconds = [({"page": p, "method": m}, float(s)) for (p, m), s in sorted(desk.requests.seconds.items())]
-    yield from _metric("veilscore_console_request_seconds_total", "counter", "Seconds that they took.", seconds)
-
-
-def _metric(name: str, kind: str, what: str, rows: Iterable[tuple[dict[str, str], float]]) -> Iterable[str]:
-    yield f"# HELP {name} {what}"
-    yield f"# TYPE {name} {kind}"
-    for labels, value in rows:
-        shown = ",".join(f'{key}="{_escaped(text)}"' for key, text in labels.items())
-        yield f"{name}{{{shown}}} {value:.10g}" if shown else f"{name} {value:.10g}"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    yield from metric("veilscore_console_request_seconds_total", "counter", "Seconds that they took.", seconds)
 
 
 PAGES = (Page("/metrics", metrics, ANYBODY, kind="data"),)

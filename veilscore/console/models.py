@@ -19,7 +19,7 @@ from veilscore.models.filed import load_model
 from veilscore.models.versions import versions
 
 # a report is one page without scripts, with its style inside: it may do nothing else, whatever stands in it
-_REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'; sandbox"
+REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'; sandbox"
 
 
 def listing(visit: Visit) -> Response:
@@ -71,7 +71,7 @@ async def report(visit: Visit) -> Response:
         content = path.read_bytes()
     except OSError:
         raise JobError("this job has no report here: it is not done, or it trains nothing") from None
-    return HTMLResponse(content, headers={"content-security-policy": _REPORT_POLICY})
+    return HTMLResponse(content, headers={"content-security-policy": REPORT_POLICY})
 
 
 PAGES = (

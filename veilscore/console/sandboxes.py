@@ -13,16 +13,18 @@ from typing import Any
 
 from starlette.responses import Response
 
-from veilscore.console.desk import Visit
+from veilscore.console.desk import ConsoleDesk, Visit
 from veilscore.console.holdings import columns_of
 from veilscore.console.language import noted
 from veilscore.console.page import Page, page_of
 from veilscore.errors import RefusedError, SandboxError, VeilscoreError
 from veilscore.fabric.watches import described
+from veilscore.files.store import write_text
 from veilscore.sandbox.desk import Desk, Entry
 from veilscore.sandbox.gate import check_policy
 from veilscore.sandbox.submission import Output, plain_line, printable
 from veilscore.terms.people import AUDITOR, STEWARD
+from veilscore.terms.settings import Strict, parse, parse_json, read_text
 
 SEES = frozenset({STEWARD, AUDITOR})
 STATUSES = (
@@ -41,12 +43,26 @@ LIMITS = {  # of sandbox.yaml: what a page calls it, and how it is shown
     "scratch_bytes": (noted("Scratch space"), "size"),
     "output_bytes": (noted("Space for outputs"), "size"),
 }
+RUNS = frozenset({"approved", "failed"})  # statuses in which code may be run
+_MOST_TIMES = 2
 _ID = re.compile(r"[0-9a-f]{64}")
 _BOTH = ("bank", "holder")
 
 
+class BegunRun(Strict):
+    """The run under way, as HOME/sandbox/begun.json has it; times : how often it was begun, with this one."""
+
+    submission: str
+    person: str
+    times: int = 1
+
+
 class SandboxRuns:
-    """Runs one submission at a time, in a thread of its own, and keeps who began it or why none came of it."""
+    """Runs one submission at a time, in a thread of its own, and keeps who began it or why none came of it.
+
+    The code dies with the console. A run that the console's end cut off is begun anew, once, when it is back: an
+    approval gives one result, and there was none.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -61,40 +77,70 @@ class SandboxRuns:
         """Return why the last run here came to nothing; "" if it did not."""
         return self._failed.get((desk.home, submission_id), "")
 
-    def begin(self, visit: Visit, desk: Desk, submission_id: str) -> None:
+    def begin(self, console: ConsoleDesk, desk: Desk, run: BegunRun) -> None:
         """Begin a run; RefusedError while another one is under way."""
         with self._lock:
             if self._begun:
                 raise RefusedError("a run is under way here: begin this one once it has ended")
-            self._begun[desk.home, submission_id] = visit.person
-            self._failed.pop((desk.home, submission_id), None)
+            self._begun[desk.home, run.submission] = run.person
+            self._failed.pop((desk.home, run.submission), None)
+        write_text(_begun_path(desk.home), run.model_dump_json())
         # no thread of the pool: it may take as long as sandbox.yaml allows, and must not hold up the console's end
-        threading.Thread(target=self._run, args=(visit, desk, submission_id), daemon=True).start()
+        threading.Thread(target=self._run, args=(console, desk, run), daemon=True).start()
 
-    def _run(self, visit: Visit, desk: Desk, submission_id: str) -> None:
+    def resume(self, console: ConsoleDesk) -> None:
+        """Begin anew the run that the console's last end cut off; one that was cut off twice is left to a person."""
+        path = _begun_path(console.home.path)
+        if not path.is_file():
+            return
+        desk = _desk(console)
         try:
-            found = desk.run(submission_id)
-            outcome = f"{found.status}, exit code {found.exit_code}, {desk.status(submission_id)}"
+            run = parse(BegunRun, parse_json(read_text(path, "run")), str(path))
+            if desk.status(run.submission) not in RUNS:
+                path.unlink()
+            elif run.times >= _MOST_TIMES:
+                path.unlink()
+                self._failed[desk.home, run.submission] = "the console ended twice while it ran"
+                console.store.note(run.person, "code ended", _subject(run), "failed: cut off twice")
+            else:
+                self.begin(console, desk, run.model_copy(update={"times": run.times + 1}))
+                console.store.note(run.person, "run submitted code", _subject(run), "begun anew: it was cut off")
+        except (VeilscoreError, ValueError, OSError) as error:
+            console.log.error("sandbox run not resumed", **described(error))  # noqa: TRY400 - as in `_run`
+
+    def _run(self, console: ConsoleDesk, desk: Desk, run: BegunRun) -> None:
+        try:
+            found = desk.run(run.submission)
+            outcome = f"{found.status}, exit code {found.exit_code}, {desk.status(run.submission)}"
         except Exception as error:  # noqa: BLE001 - a thread of its own: nobody else would see it
             outcome = f"failed: {type(error).__name__}"
-            self._failed[desk.home, submission_id] = error.message if isinstance(error, VeilscoreError) else outcome
-            visit.desk.log.error("sandbox run", **described(error))  # noqa: TRY400 - described tells all that a log may
+            self._failed[desk.home, run.submission] = error.message if isinstance(error, VeilscoreError) else outcome
+            console.log.error("sandbox run", **described(error))  # noqa: TRY400 - described tells all that a log may
         try:
-            visit.desk.store.note(visit.person, "code ended", f"submission {submission_id[:16]}", outcome)
+            _begun_path(desk.home).unlink(missing_ok=True)
+            console.store.note(run.person, "code ended", _subject(run), outcome)
         finally:
-            del self._begun[desk.home, submission_id]
+            del self._begun[desk.home, run.submission]
 
 
-_runs = SandboxRuns()
+def _begun_path(home: Path) -> Path:
+    return home / "sandbox" / "begun.json"
 
 
-def _desk(visit: Visit) -> Desk:
-    return Desk(visit.desk.home.path, visit.desk.link.membership())
+def _subject(run: BegunRun) -> str:
+    return f"submission {run.submission[:16]}"
+
+
+RUNNING = SandboxRuns()
+
+
+def _desk(console: ConsoleDesk) -> Desk:
+    return Desk(console.home.path, console.link.membership())
 
 
 def listing(visit: Visit) -> Response:
     """Show what was sent, the newest first; what is new in the inbox is frozen first, as `sandbox show` does."""
-    desk, words, status = _desk(visit), visit.asked("q").lower(), visit.asked("status", 20)
+    desk, words, status = _desk(visit.desk), visit.asked("q").lower(), visit.asked("status", 20)
     problems = desk.receive()
     ids = [one for one in desk.ids() if not status or desk.status(one) == status]
     if words:
@@ -140,7 +186,7 @@ def _entry(visit: Visit, desk: Desk) -> Entry:
 
 def one(visit: Visit) -> Response:
     """Show one submission: what it asks, what would leave, its code, and what the gate said of its outputs."""
-    desk = _desk(visit)
+    desk = _desk(visit.desk)
     entry = _entry(visit, desk)
     manifest, policy = entry.submission.manifest, desk.policy
     try:
@@ -151,7 +197,7 @@ def one(visit: Visit) -> Response:
     hidden = {"left out"} if policy.show_ids else {"left out", "key"}
     data = desk.config.datasets.get(manifest.dataset)
     record, outputs = desk.report(entry.id) if entry.status in {"failed", "gated", "released"} else (None, {})
-    begun_by = _runs.begun_by(desk, entry.id)
+    begun_by = RUNNING.begun_by(desk, entry.id)
     steward = STEWARD in visit.roles and not begun_by
     return visit.show(
         "submission.html",
@@ -169,9 +215,9 @@ def one(visit: Visit) -> Response:
         outputs=[(name, len(content), printable(content)) for name, content in outputs.items()],
         run=_run_of(record),
         begun_by=begun_by,
-        failed=_runs.failed(desk, entry.id),
+        failed=RUNNING.failed(desk, entry.id),
         approves=steward and entry.status in {"waiting", "refused"},
-        runs=steward and entry.status in {"approved", "failed"},
+        runs=steward and entry.status in RUNS,
         releases=steward and entry.status == "gated",
         rejects=steward and entry.status in {"waiting", "approved", "failed", "gated"},
     )
@@ -195,7 +241,7 @@ def _run_of(record: dict[str, Any] | None) -> str:
 
 def decide(visit: Visit) -> Response:
     """Approve or refuse the code, or refuse its outputs; the node signs, and the reason names the person."""
-    desk = _desk(visit)
+    desk = _desk(visit.desk)
     entry, answer = _entry(visit, desk), visit.form.get("answer", "")
     if answer not in {"approve", "reject"}:
         raise SandboxError("say which: approve or reject")
@@ -208,7 +254,7 @@ def decide(visit: Visit) -> Response:
 
 def release(visit: Visit) -> Response:
     """Release the outputs that the page showed; the node signs."""
-    desk = _desk(visit)
+    desk = _desk(visit.desk)
     entry = _entry(visit, desk)
     _as_shown(visit, desk, entry)
     if entry.status == "gated" and _run_of(desk.report(entry.id)[0]) != visit.form.get("run", ""):
@@ -218,7 +264,7 @@ def release(visit: Visit) -> Response:
 
 
 def _as_shown(visit: Visit, desk: Desk, entry: Entry) -> None:
-    if _runs.begun_by(desk, entry.id):
+    if RUNNING.begun_by(desk, entry.id):
         raise RefusedError("its code runs now: decide on it once that has ended")
     if visit.form.get("status", "") != entry.status:
         raise RefusedError(f"it is {entry.status} by now, not as the page showed: load the page again")
@@ -231,12 +277,12 @@ def _said(visit: Visit, what: str) -> str:
 
 def run(visit: Visit) -> Response:
     """Begin the run of approved code; its page shows the outcome, and the log how it ended."""
-    desk = _desk(visit)
+    desk = _desk(visit.desk)
     entry = _entry(visit, desk)
     _as_shown(visit, desk, entry)
-    if entry.status not in {"approved", "failed"}:
+    if entry.status not in RUNS:
         raise SandboxError(f"submission {entry.id[:12]} is {entry.status}, not approved: nothing was run")
-    _runs.begin(visit, desk, entry.id)
+    RUNNING.begin(visit.desk, desk, BegunRun(submission=entry.id, person=visit.person))
     return visit.go_to(f"/sandbox/{entry.id}", "begun")
 
 

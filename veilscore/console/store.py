@@ -73,7 +73,7 @@ class Passkey:
 
 
 class ConsoleStore:
-    """Opens the file for one process; calls from any thread go one after the other.
+    """Opens the file for one process; calls from any thread go one after the other, those that read beside the others.
 
     idle_s, whole_s : how long a session lasts after its last request, and at most.
     folder : below the home, of a site that is no console; tables : what else that site keeps.
@@ -92,18 +92,23 @@ class ConsoleStore:
     ) -> None:
         self._path = home / folder / FILE
         self._idle_s, self._whole_s, self.clock = idle_s, whole_s, clock
-        self._lock = threading.Lock()
+        self._lock, self._reading = threading.Lock(), threading.Lock()
         with self._told():
             self._db = open_sqlite(self._path, (*_TABLES, *tables))
+            self._reads = open_sqlite(self._path, ())  # a page waits for no other's act to be on disk
 
     def close(self) -> None:
         """Let go of the file."""
+        self._reads.close()
         self._db.close()
 
     def _told(self) -> Any:
         return told(f"console's file {self._path}", "move it away: people are then invited anew")
 
     def _all(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        if query.startswith("SELECT"):
+            with self._reading, self._told():
+                return self._reads.execute(query, values).fetchall()
         with self._lock, self._told():
             return self._db.execute(query, values).fetchall()
 

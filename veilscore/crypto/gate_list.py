@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -128,9 +129,13 @@ class GateList:
 
     def _keys(self, hashes: TweakedHash) -> tuple[np.uint64, NDArray[np.uint32]]:
         """Return the first tweak, and the key of each array of gates, as the engines have them."""
-        found = [hashes.advance(2 * int(n)) for n in np.diff(self.firsts)]
-        keys = np.frombuffer(b"".join(one.key for one in found), "<u4").reshape(-1, 4)
-        return found[0].first if found else np.uint64(0), keys
+        first, keys = np.uint64(hashes.tweak), [hashes.key(n) for n in self._tweaks]
+        return first, np.frombuffer(b"".join(keys), "<u4").reshape(-1, 4)
+
+    @cached_property
+    def _tweaks(self) -> list[int]:
+        """Return how many tweaks each array of gates uses up."""
+        return [2 * int(n) for n in np.diff(self.firsts)]
 
 
 @kernel()

@@ -20,15 +20,15 @@ _P, _Q = (np.uint64(prime) for prime in T_PRIMES)
 _P_INVERSE = np.uint64(pow(T_PRIMES[0], -1, T_PRIMES[1]))
 
 
-def to_ring(values: Integers) -> Words:
-    """Signed integers of absolute value below T/2 to the ring."""
-    return np.where(values < 0, values + np.int64(T), values).astype(np.uint64)
+def to_ring(values: Integers, modulus: int = T) -> Words:
+    """Signed integers of absolute value below half the modulus to the ring."""
+    return np.where(values < 0, values + np.int64(modulus), values).astype(np.uint64)
 
 
-def from_ring(values: Words) -> Integers:
-    """Ring elements to the signed integers in [-T/2, T/2)."""
+def from_ring(values: Words, modulus: int = T) -> Integers:
+    """Ring elements to the signed integers from minus half the modulus to half of it."""
     signed = values.astype(np.int64)
-    return np.where(signed >= T // 2, signed - np.int64(T), signed)
+    return np.where(signed >= modulus // 2, signed - np.int64(modulus), signed)
 
 
 def encode(values: Vector, scale_bits: int = SCALE_BITS) -> Words:
@@ -39,10 +39,10 @@ def encode(values: Vector, scale_bits: int = SCALE_BITS) -> Words:
     return to_ring(scaled.astype(np.int64))
 
 
-def add(left: Words, right: Words) -> Words:
-    """Sum modulo T."""
-    total = left + right
-    return np.where(total >= _T, total - _T, total)
+def add(left: Words, right: Words, modulus: int = T) -> Words:
+    """Sum modulo T, or another modulus below 2^63."""
+    total, m = left + right, np.uint64(modulus)
+    return np.where(total >= m, total - m, total)
 
 
 def sum_shares(shares: Words, axis: int = -1) -> Words:
@@ -78,10 +78,10 @@ def round_share(shares: Words, drop_bits: int) -> Words:
     return (shares + np.uint64(1 << drop_bits >> 1)) >> np.uint64(drop_bits)
 
 
-def open_rounded(own: Words, opened: Words, drop_bits: int, scale_bits: int) -> Vector:
+def open_rounded(own: Words, opened: Words, drop_bits: int, scale_bits: int, modulus: int = T) -> Vector:
     """Value from one's own share and the other's rounded share."""
-    other = (opened << np.uint64(drop_bits)) % _T
-    value: Vector = from_ring(add(own, other)) / float(1 << scale_bits)
+    other = (opened << np.uint64(drop_bits)) % np.uint64(modulus)
+    value: Vector = from_ring(add(own, other, modulus), modulus) / float(1 << scale_bits)
     return value
 
 
@@ -135,7 +135,7 @@ def _times(left: Words, right: Words, out: Words) -> None:
         out[i] = first + _P * ((second + _Q - first % _Q) % _Q * _P_INVERSE % _Q)
 
 
-def round_dithered(shares: Words, drop_bits: int) -> Words:
+def round_dithered(shares: Words, drop_bits: int, modulus: int = T) -> Words:
     """Return the part of a share that is opened, dithered below its last bit.
 
     Bare rounding would leak sums of the encryption noise, which the reader knows.
@@ -143,7 +143,7 @@ def round_dithered(shares: Words, drop_bits: int) -> Words:
     if drop_bits <= 0:
         return shares
     sd = float(1 << min(16, max(0, drop_bits - 2)))
-    return round_share(add(shares, dither(shares.shape, sd=sd)), drop_bits)
+    return round_share(add(shares, dither(shares.shape, modulus, sd), modulus), drop_bits)
 
 
 def cell_sums(codes: CodeArray, n_codes: Integers, shares: Words) -> Words:

@@ -72,10 +72,14 @@ class TweakedHash:
 
     def advance(self, n_tweaks: int) -> ArrayHash:
         """Return the hash of the next array, which uses up to so many tweaks."""
-        first = self.tweak
-        key = hashlib.shake_256(self._label + first.to_bytes(8, "little")).digest(aes.KEY_BYTES)
+        first = np.uint64(self.tweak)
+        return ArrayHash(self.key(n_tweaks), first)
+
+    def key(self, n_tweaks: int) -> bytes:
+        """Return the key of the next array alone, which uses up to so many tweaks."""
+        key = hashlib.shake_256(self._label + self.tweak.to_bytes(8, "little")).digest(aes.KEY_BYTES)
         self.tweak += n_tweaks
-        return ArrayHash(key, np.uint64(first))
+        return key
 
 
 @inlined

@@ -46,11 +46,13 @@ class ConsoleAct(Strict):
 class Pulse(Strict):
     """What a running node tells its console.
 
-    running : steps under way; spares : made ahead for single scores, by whom they are for.
+    running : steps under way; spares : made ahead for single scores, by whom they are for; clocks : by how many
+    seconds other nodes' clocks were ahead.
     """
 
     running: int = Field(default=0, ge=0)
     spares: dict[str, int] = Field(default_factory=dict)
+    clocks: dict[str, float] = Field(default_factory=dict)
 
 
 def serve_console_calls(

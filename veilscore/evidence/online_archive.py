@@ -1,11 +1,11 @@
 """Keeps at the bank what an auditor needs of online scores and decisions (docs/adr/0017).
 
-HOME/audit/online/PLACE.json    of one spare that was used: seed, model, what was asked and opened (secret). PLACE is
-                   its commitment, with its number behind it where several were made together
-PLACE.reply        what the holder had answered with the spare
-COMMITMENT.spare   what it had sent for all spares that were made together; of unused ones this alone
-OPENED.json, .reply, .MEASURE.spare   the same of a decision at one holder, all its measures. OPENED is
-                   `decision_name` of the request and the holder
+HOME/audit/online/opened.db     a row for each spare that was used (`online_rows.py`): seed, model, what was asked and
+                   opened (secret), and what the holder had answered with the spare. It is named by its commitment,
+                   with its number behind it where several were made together. Of a decision a row for each holder,
+                   all its measures, by `decision_name` of the request and the holder
+COMMITMENT.spare   what a holder had sent for all spares that were made together; of unused ones this alone
+DECISION.MEASURE.spare   the same for one measure of a decision at one holder
 pools/COMMITMENT   of a pool of transfers: its seed, and what the lead had answered
 models/HASH.json   models that were evaluated
 decisions/HASH     decisions that were opened
@@ -18,21 +18,13 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
-
-from google.protobuf.message import Message
 
 from veilscore.errors import StateError
 from veilscore.evidence.documents import digest
-from veilscore.evidence.online_opening import (
-    DecisionRecord,
-    OnlineOpening,
-    OnlineRecord,
-    PoolRecord,
-    decision_name,
-    place_of,
-)
+from veilscore.evidence.online_opening import DecisionRecord, OnlineOpening, PoolRecord, decision_name
+from veilscore.evidence.online_rows import ROWS, OpenedParts, OpenedRow, OpenedRows
 from veilscore.files.private import private_folder
 from veilscore.terms.node_config import AuditRules
 from veilscore.v1 import control_pb2 as pb
@@ -54,13 +46,14 @@ class OnlineArchive:
         self._folder, self._rules = home / FOLDER, rules
         self._max_bytes = rules.online_mb << 20
         self._size = 0
+        self._rows = OpenedRows(self._folder)
         self._lock = threading.RLock()
 
     def start(self) -> None:
         """Forget what is too old, and what spares that died with the process before had been sent."""
         if not self._folder.is_dir():
             return
-        used = {path.name.partition(".")[0] for path in self._folder.glob("*.json")}
+        used = {name.partition(".")[0] for name, _ in OpenedParts(self._folder).records()}
         for path in self._folder.glob("*.spare"):
             if path.name.partition(".")[0] not in used:
                 path.unlink(missing_ok=True)
@@ -86,29 +79,34 @@ class OnlineArchive:
             with self._lock:
                 self._write(f"{POOLS}/{opening.commitment.hex()}", record.to_bytes())
 
-    def keep(self, record: OnlineRecord, spare_id: str, reply: Message, save_model: Save) -> None:
-        """Keep what was opened, what the holder had answered, and the model once; StateError if the disk is full."""
-        if not self._max_bytes:
-            return
-        name = place_of(record.opening.commitment.hex(), spare_id)
+    def keep(self, rows: Sequence[OpenedRow]) -> None:
+        """Keep what was opened, in one write; StateError if the disk does not take it."""
+        if self._max_bytes and rows:
+            with self._lock:
+                self._made_folder()
+                self._rows.keep(rows)
+                self._size += sum(one.size for one in rows)
+
+    def keep_model(self, sha256: str, save: Save) -> None:
+        """Keep a model once; StateError if the disk does not take it."""
+        if self._max_bytes:
+            with self._lock:
+                self._keep_once(f"{MODELS}/{sha256}.json", save)
+
+    def close(self) -> None:
+        """Close the file of rows."""
         with self._lock:
-            self._keep_once(f"{MODELS}/{record.model}.json", save_model)
-            self._write(f"{name}.reply", reply.SerializeToString(), whole=False)
-            self._write(f"{name}.json", record.to_bytes())
+            self._rows.close()
 
-    def keep_decision(
-        self, record: DecisionRecord, holder: str, reply: Message, save: Save, save_models: Mapping[str, Save]
-    ) -> None:
-        """Keep what a holder opened of a decision, with its spares under one name; StateError if the disk is full.
+    def keep_decision(self, record: DecisionRecord, holder: str, save: Save) -> None:
+        """Keep a decision once, and beside it what one holder sent for the spares; StateError if the disk is full.
 
-        save, save_models : write the decision into a folder, and each of its models, by SHA-256, into a file.
+        save : writes the decision into a folder.
         """
         if not self._max_bytes:
             return
         name, folder = decision_name(record.request, holder), self._folder / DECISIONS / record.decision
         with self._lock:
-            for sha256, save_model in save_models.items():
-                self._keep_once(f"{MODELS}/{sha256}.json", save_model)
             if not folder.exists():
                 _make(folder)
                 save(folder)
@@ -120,8 +118,10 @@ class OnlineArchive:
                         spare.replace(kept)
                     elif not kept.exists():
                         kept.hardlink_to(spare)  # the other spares need it too
-            self._write(f"{name}.reply", reply.SerializeToString())
-            self._write(f"{name}.json", record.to_bytes())
+
+    def _made_folder(self) -> None:
+        if not self._folder.is_dir():
+            _make(self._folder)
 
     def _keep_once(self, name: str, save: Save) -> None:
         path = self._folder / name
@@ -129,13 +129,10 @@ class OnlineArchive:
             _make(path.parent)
             save(path)
 
-    def _write(self, name: str, data: bytes, *, whole: bool = True) -> None:
-        """Write a file whole or not at all, as long as the machine runs; no wait for the disk.
-
-        whole : False where another file, written after it, says that it is there.
-        """
+    def _write(self, name: str, data: bytes) -> None:
+        """Write a file whole or not at all, as long as the machine runs; no wait for the disk."""
         path = self._folder / name
-        part, flags = f"{path}.part" if whole else str(path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        part, flags = f"{path}.part", os.O_WRONLY | os.O_CREAT | os.O_TRUNC
         try:
             try:
                 descriptor = os.open(part, flags, 0o600)
@@ -144,8 +141,7 @@ class OnlineArchive:
                 descriptor = os.open(part, flags, 0o600)
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
-            if whole:
-                os.replace(part, path)  # noqa: PTH105 - as above
+            os.replace(part, path)  # noqa: PTH105 - as above
         except OSError as error:
             raise _failed(path, error) from error
         self._size += len(data)
@@ -155,16 +151,25 @@ class OnlineArchive:
         with self._lock, contextlib.suppress(OSError):
             oldest_s = time.time() - self._rules.days * _DAY_S
             folders = self._folder, self._folder / KEYS, self._folder / POOLS
-            files = [p for folder in folders for p in folder.glob("*") if p.is_file()]
-            found = sorted((stat.st_mtime, stat.st_size, path) for path in files for stat in (path.stat(),))
+            files = [p for folder in folders for p in folder.glob("*") if p.is_file() and not p.name.startswith(ROWS)]
+            found: list[tuple[float, int, Path | None]] = [(t_s, size, None) for t_s, size in self._rows.slices()]
+            found += [(stat.st_mtime, stat.st_size, path) for path in files for stat in (path.stat(),)]
+            found.sort(key=lambda one: one[0])
             self._size = sum(size for _, size, _ in found)
             bound = self._max_bytes if self._size <= self._max_bytes else int(_ROOM * self._max_bytes)
+            rows_s = 0.0
             for time_s, size, path in found:
                 if time_s >= oldest_s and self._size <= bound:
                     break
-                if time_s < oldest_s or path.parent == self._folder:
+                if path is None:
+                    rows_s = time_s
+                elif time_s < oldest_s or path.parent == self._folder:
                     path.unlink(missing_ok=True)
-                    self._size -= size
+                else:
+                    continue
+                self._size -= size
+            if rows_s:
+                self._rows.forget(rows_s)
 
 
 def _make(folder: Path) -> None:

@@ -60,7 +60,7 @@ class OnlineOpening(Document):
             del body["n_spares"]
         return body
 
-    @property
+    @functools.cached_property
     def commitment(self) -> bytes:
         """Return the SHA-256 of the opening; it hides while the seed is secret."""
         return hashlib.sha256(_DOMAIN + self.to_bytes()).digest()
@@ -196,9 +196,10 @@ def digests_of(*messages: Message) -> dict[str, str]:
     """Return the SHA-256 of messages by kind, hexadecimal; of an EncryptRecord without firm and consent."""
     found = {}
     for message in messages:
-        logged = type(message)()
-        logged.CopyFrom(message)
-        if isinstance(logged, pb.EncryptRecord):
+        logged = message
+        if isinstance(message, pb.EncryptRecord):
+            logged = pb.EncryptRecord()
+            logged.CopyFrom(message)
             logged.ClearField("firm_id")
             logged.ClearField("consent")
         found[type(message).__name__] = digest(logged.SerializeToString(deterministic=True))

@@ -52,23 +52,28 @@ class Receiptless:
     """A score that has left and whose receipt is still to be made.
 
     response : as it left; left : from `scores_released`; the log may have been closed and opened since.
+    output : canonical JSON of the response, where it is at hand.
     """
 
     request_id: str
     response: bytes
     left: bytes
+    output: bytes = b""
 
     def receipt(self, log: Log, head: SignedHead) -> OnlineReceipt:
         """Return the receipt, proved by a head; EvidenceError where the log is another one now."""
         number, salt, body = unpack_fields(self.left, 3)
-        output = as_json(pb.ScoreResponse.FromString(self.response)).decode()
-        logged = Logged.of(log, int.from_bytes(number, "little"), head)
-        receipt = OnlineReceipt(statement=logged, request=body.decode(), output=output, salt=salt.hex())
-        try:
-            receipt.stated()
-        except EvidenceError as error:
-            raise EvidenceError(f"the log is not the one of this score, restore it from backup: {error}") from error
-        return receipt
+        output = self.output or as_json(pb.ScoreResponse.FromString(self.response))
+        index = int.from_bytes(number, "little")
+        entry = log.entry(index)
+        if not all(commitment(salt, shown).encode() in entry for shown in (body, output)):
+            raise EvidenceError("the log is not the one of this score: restore it from backup")
+        # made of what this node has just written: its form is checked by whoever reads it
+        path = tuple(step.hex() for step in log.inclusion(index, head.size))
+        logged = Logged.model_construct(entry=entry.decode(), index=index, path=path, head=head)
+        return OnlineReceipt.model_construct(
+            statement=logged, request=body.decode(), output=output.decode(), salt=salt.hex()
+        )
 
 
 def as_json(message: Message) -> bytes:

@@ -26,7 +26,7 @@ from veilscore.evidence.heads import ForkError, SignedHead
 from veilscore.evidence.job_ledger import LedgerEntry
 from veilscore.evidence.log import FOLDER, Log
 from veilscore.evidence.online_opening import BandOpened, DecisionOpened, OpeningLogged, PartsOpened, ShareOpened
-from veilscore.evidence.online_receipts import ONLINE_FILE, OnlineAsked, Receiptless, as_json
+from veilscore.evidence.online_receipts import ONLINE_FILE, OnlineAsked, Receiptless
 from veilscore.evidence.receipt import (
     JobReceipt,
     JobStatement,
@@ -273,17 +273,18 @@ class EvidenceRecorder:
         return [asked.left(index) for index, (asked, _) in zip(places, released, strict=True)]
 
     def statement_of(
-        self, asked: OnlineAsked, response: pb.ScoreResponse, ciphertexts: Mapping[str, str]
+        self, asked: OnlineAsked, response: pb.ScoreResponse, output: bytes, ciphertexts: Mapping[str, str]
     ) -> dict[str, Any]:
         """Return the bank's statement on a score, an `OnlineStatement` as plain values: a caller waits for it.
 
+        output : the response as canonical JSON.
         ciphertexts : holder -> SHA-256 of the message that asked it to open its part.
         """
         return {
             "kind": "score",
             "party": self.node.name,
             "request": asked.commitment,
-            "output": commitment(asked.salt, as_json(response)),
+            "output": commitment(asked.salt, output),
             "consent": asked.consent,
             "policy": self._policy,
             "model": response.model_sha256.hex(),

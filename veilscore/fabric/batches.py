@@ -2,14 +2,16 @@
 
 A call of its own costs gRPC for Python more than what a node does for it. So calls for single firms (`BATCHED`) go as
 `CallBatch` and come back as `ReplyBatch`: whatever has come while the last message was being sent leaves with the next
-one, so that nothing waits for others. Each call is checked like one of its own, with its own deadline and error; a
-reply goes out when it is ready, in any order. No gRPC here: `grpc_channel.py` has the stream.
+one. While few calls are under way nothing waits for others; while many are, messages leave some milliseconds apart, as
+each costs both nodes more than a call in it. Each call is checked like one of its own, with its own deadline and error;
+a reply goes out when it is ready, in any order. No gRPC here: `grpc_channel.py` has the stream.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Generic, TypeVar
@@ -30,6 +32,7 @@ MOST_CALLS = 256  # of one stream that are answered at once; a caller with more 
 _MOST_BYTES = MIB  # of one message, unless a single call is larger
 _LONGEST_S = 3600.0  # of one call, whatever its caller says
 _PIECES = 256  # calls or replies of one message
+_MANY, _APART_S = 8, 0.004  # calls under way from which messages leave so far apart
 
 C = TypeVar("C")  # who calls
 O = TypeVar("O", bound=Message)  # noqa: E741 - one call or one reply
@@ -49,10 +52,13 @@ class BothWays(Interface):
 
 
 class _Outgoing(Generic[O]):
-    """What is to leave over a stream; all that comes while a message is being sent goes with the next."""
+    """What is to leave over a stream; all that comes while a message is being sent goes with the next.
 
-    def __init__(self, send: Callable[[list[O]], Awaitable[None]]) -> None:
-        self._send = send
+    under_way : how many calls of the stream are.
+    """
+
+    def __init__(self, send: Callable[[list[O]], Awaitable[None]], under_way: Callable[[], int]) -> None:
+        self._send, self._under_way = send, under_way
         self._waiting: list[O] = []
         self._sending: asyncio.Task[None] | None = None
 
@@ -69,6 +75,8 @@ class _Outgoing(Generic[O]):
                 n = _fitting(self._waiting)
                 leaving, self._waiting = self._waiting[:n], self._waiting[n:]
                 await self._send(leaving)
+                if self._under_way() >= _MANY:
+                    await asyncio.sleep(_APART_S)
         except Exception:  # noqa: BLE001 - the stream has ended, which its reader says
             self._waiting.clear()
         finally:
@@ -85,12 +93,13 @@ class _Deadlines:
         self._expire = expire
         self._ends: dict[int, float] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._due_s = math.inf  # by the timer
 
     def add(self, number: int, limit_s: float) -> None:
         """Have a call end after so many seconds, at once where that is no positive number."""
         end_s = asyncio.get_running_loop().time() + (min(limit_s, _LONGEST_S) if limit_s > 0 else 0.0)
         self._ends[number] = end_s
-        if self._timer is None or end_s < self._timer.when():
+        if end_s < self._due_s:
             self._set(end_s)
 
     def remove(self, number: int) -> None:
@@ -106,10 +115,10 @@ class _Deadlines:
     def _set(self, end_s: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_at(end_s, self._due)
+        self._timer, self._due_s = asyncio.get_running_loop().call_at(end_s, self._due), end_s
 
     def _due(self) -> None:
-        self._timer, now_s = None, asyncio.get_running_loop().time()
+        self._timer, self._due_s, now_s = None, math.inf, asyncio.get_running_loop().time()
         for number in [number for number, end_s in self._ends.items() if end_s <= now_s]:
             del self._ends[number]
             self._expire(number)
@@ -154,7 +163,7 @@ class _Stream:
         self._line, self._member = line, member
         self._numbers = itertools.count(1)
         self._asked: dict[int, asyncio.Future[wire_pb2.OneReply]] = {}
-        self._outgoing: _Outgoing[wire_pb2.OneCall] = _Outgoing(self._send)
+        self._outgoing: _Outgoing[wire_pb2.OneCall] = _Outgoing(self._send, lambda: len(self._asked))
         self._deadlines = _Deadlines(self._late)
         self.ended = False
         self._reading = asyncio.get_running_loop().create_task(self._read())
@@ -228,7 +237,7 @@ async def serve(
     async def send(replies: list[wire_pb2.OneReply]) -> None:
         await write(wire_pb2.ReplyBatch(replies=replies).SerializeToString())
 
-    outgoing: _Outgoing[wire_pb2.OneReply] = _Outgoing(send)
+    outgoing: _Outgoing[wire_pb2.OneReply] = _Outgoing(send, lambda: len(running))
     running: dict[int, asyncio.Task[None]] = {}
     deadlines, places = _Deadlines(lambda place: running[place].cancel()), itertools.count()
 

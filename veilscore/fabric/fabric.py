@@ -28,14 +28,15 @@ from veilscore.errors import (
 from veilscore.fabric import batches
 from veilscore.fabric.connections import Callers
 from veilscore.fabric.failures import INTERNAL, status_of, text_of, told
-from veilscore.fabric.grpc_channel import Caller, GrpcServer, Pems, Stream, Unary
+from veilscore.fabric.grpc_channel import SERVICE, Caller, GrpcServer, Pems, Stream, Unary
 from veilscore.fabric.handshake import Handshake
 from veilscore.fabric.peers import Peer, Peers, at_most
 from veilscore.fabric.sessions import AcceptSession, KindTraffic, Sessions, SessionState
+from veilscore.fabric.traces import span
 from veilscore.fabric.watches import described, for_ever
 from veilscore.keys.identity import ROLES, Identity
 from veilscore.terms.federation import Federation, Member
-from veilscore.v1 import control_pb2, wire_pb2
+from veilscore.v1 import control_pb2, health_pb2, wire_pb2
 from veilscore.wire.framing import Assembly, data_of, header_of, parse, pieces
 from veilscore.wire.inbox import WireLimits
 from veilscore.wire.protocol import VERSION, Session
@@ -101,7 +102,9 @@ class Fabric:
             self._tls_of_next_connection,
             self.limits,
             talk=lambda name: self._serve_batches if name == batches.STREAM else None,
+            health=self._serve_health,
         )
+        self.healthy: Callable[[], bool] = lambda: True  # what health checks of gRPC are told
         self._log = structlog.get_logger("veilscore.fabric").bind(party=self.name)
         self.register("Hello", set(ROLES), control_pb2.Hello, self._hello)
 
@@ -207,6 +210,12 @@ class Fabric:
             self._authorise(method.name, peer)
 
     @property
+    def clocks(self) -> dict[str, float]:
+        """Return by how many seconds other nodes' clocks were ahead when they greeted last."""
+        return {m.name: ahead for m in self.federation.members
+                if m.address is not None and (ahead := self._handshake.clocks.get(m.name)) is not None}  # fmt: skip
+
+    @property
     def methods(self) -> frozenset[str]:
         """Return the names of all control calls that this node offers."""
         return frozenset(self._methods)
@@ -217,7 +226,8 @@ class Fabric:
     async def _serve_unary(self, method: _Method, request: bytes, caller: Caller) -> bytes:
         try:
             peer = self._admit(caller, method)
-            reply = await method.handler(parse(method.request_type, request, peer.name), peer)
+            with span(f"answer {method.name}", caller.trace, peer=peer.name):
+                reply = await method.handler(parse(method.request_type, request, peer.name), peer)
             return reply.SerializeToString()  # type: ignore[no-any-return]
         except Exception as error:  # noqa: BLE001 - nothing may reach a peer but the table's errors
             failure = error
@@ -251,6 +261,20 @@ class Fabric:
         else:
             return
         await self._abort(caller, failure)
+
+    async def _serve_health(self, request: bytes, caller: Caller) -> bytes:
+        """Answer a health check of any member; a common probe states no version of ours."""
+        try:
+            peer = self._handshake.check_caller(caller.certificate, self._handshake.version, ROLES)
+            self._callers.seen(self._handshake.fingerprint(caller.certificate), caller.address)
+            known = parse(health_pb2.HealthCheckRequest, request, peer.name).service in {"", SERVICE}
+        except Exception as error:  # noqa: BLE001 - nothing may reach a peer but the table's errors
+            return await self._abort(caller, error)
+        if not known:
+            return await caller.end("NOT_FOUND", "no such service", b"")
+        status = health_pb2.HealthCheckResponse
+        reply = status(status=status.SERVING if self.healthy() else status.NOT_SERVING)
+        return reply.SerializeToString()
 
     async def _serve_stream(self, method: _Method, request: bytes, caller: Caller) -> AsyncIterator[bytes]:
         try:
@@ -314,7 +338,8 @@ class Fabric:
 
     async def call(self, peer_name: str, method: str, request: Message, reply_type: type[M], **limits: Any) -> M:
         """Call a peer and return its reply; limits and errors are those of `Peers.call`."""
-        return await self._peers.call(peer_name, method, request, reply_type, **limits)
+        with span(f"call {method}", peer=peer_name):
+            return await self._peers.call(peer_name, method, request, reply_type, **limits)
 
     def stream(
         self, peer_name: str, method: str, request: Message, reply_type: type[M], *, timeout_s: float | None = None

@@ -26,11 +26,13 @@ import grpc  # noqa: E402 - after the line above
 from veilscore.errors import ConfigError, VeilscoreError  # noqa: E402
 from veilscore.fabric.connections import HANDSHAKE_S, most_connections  # noqa: E402
 from veilscore.fabric.failures import INTERNAL, failure_of, status_of, text_of, told  # noqa: E402
+from veilscore.fabric.traces import HEADER, carried  # noqa: E402
 from veilscore.terms.federation import Member  # noqa: E402
 from veilscore.wire.framing import PIECE_BYTES  # noqa: E402
 from veilscore.wire.inbox import MIB, WireLimits  # noqa: E402
 
 SERVICE = "veilscore.v1.Fabric"
+HEALTH = "grpc.health.v1.Health"
 _VERSION_KEY = "veilscore-version"
 _ERROR_KEY = "veilscore-error-bin"
 PROBLEM_KEY = "veilscore-problem-bin"  # at the door of a bank: problem details as JSON
@@ -69,6 +71,11 @@ class Caller:
     def version(self) -> str:
         """Return the version of Veilscore that the caller states, for as long as the call lasts."""
         return str(dict(self._context.invocation_metadata() or ()).get(_VERSION_KEY, "no version"))
+
+    @cached_property
+    def trace(self) -> str:
+        """Return to which span of the caller the call belongs, by its own word; "" where it says none."""
+        return str(dict(self._context.invocation_metadata() or ()).get(HEADER, ""))
 
     @cached_property
     def address(self) -> str:
@@ -113,6 +120,7 @@ class GrpcServer:
     talk : method -> what takes and answers messages as long as they come; None if it is none of these.
     tls : own key and what is trusted; None if the same as for the last connection.
     service : name of the service, with its package.
+    health : answers the checks of grpc.health.v1; None: there are none.
     """
 
     def __init__(
@@ -123,8 +131,9 @@ class GrpcServer:
         limits: WireLimits,
         service: str = SERVICE,
         talk: Callable[[str], Callable[[Caller], Awaitable[object]] | None] = lambda _: None,
+        health: Unary | None = None,
     ) -> None:
-        self._talk = talk
+        self._talk, self._health = talk, health
         self._find, self._deliver, self._tls, self._limits = find, deliver, tls, limits
         self._name = service
         self._server: Any = None
@@ -181,6 +190,8 @@ class GrpcServer:
     def service(self, details: Any) -> Any:
         """Find what gRPC shall call; without a deserialiser bytes stay unparsed until the caller is checked."""
         service, _, name = details.method.lstrip("/").rpartition("/")
+        if (service, name) == (HEALTH, "Check") and self._health is not None:
+            return self._unary(self._health)
         if service != self._name:
             return None
         streamed = self._streamed(name)
@@ -191,17 +202,19 @@ class GrpcServer:
             return None
         unary, stream = found
         if unary is not None:
-
-            async def answer(request: bytes, context: Any) -> bytes:
-                return await unary(request, Caller(context))
-
-            return grpc.unary_unary_rpc_method_handler(answer)
+            return self._unary(unary)
 
         async def answers(request: bytes, context: Any) -> AsyncIterator[bytes]:
             async for reply in stream(request, Caller(context)):  # type: ignore[misc]
                 yield reply
 
         return grpc.unary_stream_rpc_method_handler(answers)
+
+    def _unary(self, unary: Unary) -> Any:
+        async def answer(request: bytes, context: Any) -> bytes:
+            return await unary(request, Caller(context))
+
+        return grpc.unary_unary_rpc_method_handler(answer)
 
     def _streamed(self, name: str) -> Any:
         """Find what takes a request in pieces, or many of them; None if the call is not of these."""
@@ -264,7 +277,7 @@ class GrpcConnection:
             ("grpc.max_reconnect_backoff_ms", 2_000),
         ]
         credentials = grpc.ssl_channel_credentials(roots, key, certificate)
-        self._channel = grpc.aio.secure_channel(member.address, credentials, options)
+        self._channel = grpc.aio.secure_channel(f"dns:///{member.address}", credentials, options)
 
     async def close(self) -> None:
         """Close the connection; calls that run end."""
@@ -274,7 +287,7 @@ class GrpcConnection:
         """Call and return the reply."""
         with self._failures():
             stub = self._channel.unary_unary(f"/{SERVICE}/{method}")
-            return bytes(await stub(request, timeout=timeout_s, metadata=self._metadata))
+            return bytes(await stub(request, timeout=timeout_s, metadata=(*self._metadata, *carried())))
 
     def line(self, method: str) -> GrpcLine:
         """Open a stream of messages both ways."""

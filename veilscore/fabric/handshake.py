@@ -28,6 +28,7 @@ class Handshake:
 
     clock : seconds since the epoch.
     clock_skew_s : largest difference between two nodes' clocks, seconds.
+    clocks : by how many seconds the others' were ahead when they greeted last.
     Raises IdentityError where the identity is not the one pinned in the federation, or not valid now.
     """
 
@@ -36,6 +37,7 @@ class Handshake:
     clock_skew_s: float
     clock: Callable[[], float] = time.time
     version: str = VERSION
+    clocks: dict[str, float] = field(default_factory=dict)
     _fingerprint_of_pem: dict[bytes, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -128,7 +130,7 @@ class Handshake:
                 f"{peer.name} calls its federation {greeting.federation[:60]!r}, {self.identity.name} "
                 f"{self.federation.name!r}: put the same `name` into federation.yaml of every member"
             )
-        ahead_s = greeting.clock_ms / 1000 - now_s
+        ahead_s = self.clocks[peer.name] = greeting.clock_ms / 1000 - now_s
         if abs(ahead_s) > self.clock_skew_s:
             raise self._wrong(
                 f"the clock of {peer.name} is {abs(ahead_s):.0f} s {'ahead of' if ahead_s > 0 else 'behind'} "

@@ -1,4 +1,4 @@
-"""A running node takes in key statements from its federation file and from peers, passes them on and acts upon them.
+"""A running node takes in members and key statements from its file, statements from peers too, and acts upon them.
 
 A node looks at its federation file once a second, so that `veilscore keys` can add to it while the node runs, and
 tells every member what it knows until that member has it. It goes over to its own new key when all members know the
@@ -24,6 +24,7 @@ from veilscore.fabric.watches import described, for_ever
 from veilscore.keys.identity import ROLES, load_identity, make_current
 from veilscore.keys.key_history import MAX_STATEMENTS_BY_MEMBER
 from veilscore.keys.rotation import KeyStatement, parse_statement
+from veilscore.terms.charter import check_signatures, grown
 from veilscore.terms.federation import Federation, Member, add_statements, load_federation
 from veilscore.terms.node_config import NodeConfig
 from veilscore.v1 import control_pb2
@@ -106,9 +107,24 @@ class KeyWatch:
         if (state := (status.st_mtime_ns, status.st_size, status.st_ino)) == self._seen:
             return
         federation = await asyncio.to_thread(load_federation, self._node.federation)
+        if federation.members != self._fabric.federation.members:
+            try:
+                await self._take_members(federation)
+            except VeilscoreError as error:
+                self._report(error.message)
         await self._take(federation.statements, "federation file")
         if all(s.date_s <= time.time() for s in federation.statements):  # else it is read again until each one's time
             self._seen = state
+
+    async def _take_members(self, federation: Federation) -> None:
+        """Go on with members that the file has and the node does not; all else that differs holds from a start."""
+        await asyncio.to_thread(check_signatures, federation)
+        async with self._taking:
+            before = self._fabric.federation
+            grown(before, federation)
+            await self._fabric.renew(federation.with_statements(before.statements))
+            names = sorted({m.name for m in federation.members} - {m.name for m in before.members})
+            self._log.warning("members taken from the federation file", new=names)
 
     # peers
 

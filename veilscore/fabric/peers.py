@@ -79,9 +79,10 @@ class Peers:
         return frozenset(c.fingerprint for c in accepted)
 
     async def renew(self, revoked: frozenset[str], *, all_of_them: bool) -> None:
-        """Forget connections that were opened with other keys; their calls run to the end, unless a key is revoked."""
+        """Forget connections that were opened with other keys or elsewhere; only calls of a revoked key are cut."""
         for name, peer in list(self._peers.items()):
-            if not all_of_them and peer.pinned == self.pins(name):
+            here = self._handshake.federation.member(name).address == peer.member.address
+            if not all_of_them and here and peer.pinned == self.pins(name):
                 continue
             del self._peers[name]
             if peer.pinned & revoked:

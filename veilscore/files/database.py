@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Engine
+from sqlalchemy.engine import Connection, Engine
 
 from veilscore.errors import ConfigError
 
+READS = {"veilscore_reads": True}  # of an engine's or connection's execution options: its transactions only read
 _BUSY_S = 10.0
 
 
 def open_engine(url: str, key: str) -> Engine:
     """Return an engine whose transactions on SQLite begin IMMEDIATE, with full sync and a file of mode 0600.
 
+    With the options `READS` a transaction takes no lock: readers wait for nobody and hold up nobody, and see one state.
     key : of the configuration, for errors; ConfigError if the URL or its driver cannot be used.
     """
     try:
@@ -36,8 +38,13 @@ def open_engine(url: str, key: str) -> Engine:
         if parsed.database and Path(parsed.database).parent.is_dir() and not Path(parsed.database).exists():
             os.close(os.open(parsed.database, os.O_CREAT | os.O_RDWR, 0o600))
         sa.event.listen(engine, "connect", _configure_sqlite)
-        sa.event.listen(engine, "begin", lambda db: db.exec_driver_sql("BEGIN IMMEDIATE"))
+        sa.event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _begin_sqlite(db: Connection) -> None:
+    reads = READS.items() <= db.get_execution_options().items()
+    db.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
 
 def _configure_sqlite(connection: Any, _record: object) -> None:

@@ -37,22 +37,24 @@ class Journal:
 
     A write survives the end of the process, not a loss of power: every key that an answer depends on lives in memory
     and is lost with it, so an opening under new keys cannot meet an old one. Answers older than 90 days are forgotten
-    when the node starts, never while its keys live.
+    when the node starts, never while its keys live. Answers are looked up by a connection of their own, which waits for
+    no write.
     Every method raises StateError, which names the file, if it cannot be read or written.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._lock = threading.Lock()
+        self._lock, self._looking = threading.Lock(), threading.Lock()  # of the connection that writes, of the other
         with self._told():
             self._db = open_sqlite(path, _TABLES, durable=False)
+            self._reads = open_sqlite(path, (), durable=False)
             self._db.execute("DELETE FROM answered WHERE time_s < ?", (time.time() - _KEEP_S,))
             self._db.execute("DELETE FROM unfinished WHERE key NOT IN (SELECT key FROM answered)")
 
     def get(self, key: str) -> tuple[bytes, bytes] | None:
         """Return the digest of the request and the bytes of the answer, or None."""
-        with self._told(), self._lock:
-            row = self._db.execute("SELECT digest, body FROM answered WHERE key = ?", (key,)).fetchone()
+        with self._told(), self._looking:
+            row = self._reads.execute("SELECT digest, body FROM answered WHERE key = ?", (key,)).fetchone()
         return None if row is None else (bytes(row[0]), bytes(row[1]))
 
     def keep(self, key: str, digest: bytes, body: bytes, rest: bytes = b"") -> bytes:
@@ -114,7 +116,8 @@ class Journal:
 
     def close(self) -> None:
         """Close the file."""
-        with self._lock:
+        with self._lock, self._looking:
+            self._reads.close()
             self._db.close()
 
     def _told(self) -> AbstractContextManager[None]:

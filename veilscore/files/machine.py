@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import os
 import tempfile
 from collections.abc import Iterator
@@ -55,5 +56,6 @@ def memory_file(data: bytes = b"") -> Iterator[MemoryFile]:
 
 def give_back_memory() -> None:
     """Give the machine what is free of this process' memory (glibc): between two steps nobody needs it."""
+    gc.collect()  # a node looks for cycles less often, and one may hold arrays
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

@@ -160,6 +160,16 @@ def check_name(name: str) -> str:
     return name
 
 
+def check_address(address: str) -> str:
+    """Return `address` if it is host:port with a port from 1 to 65535; ConfigError otherwise."""
+    host, _, port = address.rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    digits = port.isascii() and port.isdigit() and len(port) <= 5
+    if not bare or (":" in bare and bare == host) or not digits or not 1 <= int(port) <= 65535:
+        raise ConfigError(f"address {address!r} must be host:port, for example tax.example.org:7101")
+    return address
+
+
 def parse_certificate(pem: bytes) -> Certificate:
     """Return a member's certificate.
 

@@ -3,7 +3,7 @@
 Statements are applied in the order in which this node took them in, so that a backdated one displaces nothing. One
 that does not follow (wrong signature, not the newest key, unknown member) has no effect and is kept in `ignored`. A
 revoked key takes its successors with it, since a thief may have named them; the recovery key can name the one that
-goes on.
+goes on, and where that is lost too, all other nodes together can.
 
 Forks: of two successors that one key names, the one that came first counts. With a stolen key two nodes can come to
 differ, which their digests show, and the recovery key or a majority decides.
@@ -85,6 +85,8 @@ class KeyHistory:
     applied: list[KeyStatement] = field(default_factory=list)
     ignored: list[tuple[KeyStatement, str]] = field(default_factory=list)
     _votes: dict[str, dict[str, float]] = field(default_factory=dict)
+    _named: dict[tuple[str, str], set[str]] = field(default_factory=dict)
+    _moves: dict[str, list[KeyStatement]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, federation: str, pinned: Iterable[Certificate], statements: Iterable[KeyStatement]) -> KeyHistory:
@@ -127,6 +129,18 @@ class KeyHistory:
         """Return how many more nodes must vote against this key before it is revoked."""
         return max(self._quorum(member) - len(self._votes.get(fingerprint, {})), 0)
 
+    def missing_names(self, member: str, fingerprint: str, new: str) -> list[str]:
+        """Return the nodes that have not named this new key yet, in place of a lost one."""
+        return [v for v in self.voters if v != member and v not in self._named.get((fingerprint, new), ())]
+
+    def moved_to(self, name: str) -> str | None:
+        """Return where a node said last that it is reached, by a key that was good then; None if it never moved."""
+        for statement in sorted(self._moves.get(name, ()), key=lambda s: s.order, reverse=True):
+            key = self.find(statement.signer)
+            if key is not None and key.refusal(statement.date_s) is None:
+                return statement.address
+        return None
+
     @property
     def digest(self) -> str:
         """Return the SHA-256 of the statements in force, by date; it is equal at nodes that know the same."""
@@ -145,8 +159,12 @@ class KeyHistory:
         places = [i for i, k in enumerate(keys) if k.certificate.fingerprint == statement.fingerprint]
         if not places:
             raise IdentityError(f"key statement is about a key that {statement.member} does not have")
+        if (statement.kind == "move") != (statement.address is not None):
+            raise IdentityError("a move names an address, and no other key statement does")
         if statement.kind == "rotate":
             self._rotate(statement, keys, places[0])
+        elif statement.kind == "move":
+            self._move(statement, keys[places[0]])
         elif statement.by == statement.member:
             self._recover(statement, keys, places[0])
         else:
@@ -165,9 +183,18 @@ class KeyHistory:
         retired = replace(old, retired_s=statement.ends_s)
         self.keys[statement.member] = (*keys[:place], retired, PinnedKey(new))
 
+    def _move(self, statement: KeyStatement, key: PinnedKey) -> None:
+        if statement.member not in self.voters or statement.certificate is not None:
+            raise IdentityError("only a node has an address, and a move names no other key")
+        if (statement.by, statement.signer) != (statement.member, statement.fingerprint):
+            raise IdentityError("a node says itself where it is reached")
+        _check_standing(key, statement.date_s)
+        statement.verify_member(key.certificate)
+        self._moves[statement.member] = [*self._moves.get(statement.member, ()), statement]
+
     def _recover(self, statement: KeyStatement, keys: tuple[PinnedKey, ...], place: int) -> None:
-        # after a revocation by votes the recovery key may still name the key that goes on
-        if keys[place].revoked_s is not None and keys[place].reason == _BY_RECOVERY:
+        # after a revocation by votes the recovery key may still name the key that goes on, unless all others have
+        if keys[place].revoked_s is not None and keys[place].reason in {_BY_RECOVERY, _BY_ALL}:
             raise IdentityError("this key was revoked already")
         statement.verify_recovery(keys[place].certificate.recovery)
         goes_on = self._replacement(statement, keys, place)
@@ -188,19 +215,44 @@ class KeyHistory:
         return PinnedKey(self._successor(statement, keys[place].certificate))
 
     def _vote(self, statement: KeyStatement, keys: tuple[PinnedKey, ...], place: int) -> None:
-        if statement.by not in self.voters or statement.certificate is not None:
+        if statement.by not in self.voters:
             raise IdentityError("only nodes of the federation can ask for another's key to be revoked")
         voter = next((k for k in self.keys[statement.by] if k.certificate.fingerprint == statement.signer), None)
         if voter is None:
             raise IdentityError(f"key statement is signed by a key that {statement.by} does not have")
         _check_standing(voter, statement.date_s)
         votes = self._votes.get(statement.fingerprint, {})
-        if statement.by in votes or keys[place].revoked_s is not None:
+        new = None if statement.certificate is None else self._named_key(statement, keys[place])
+        if new is None and (statement.by in votes or keys[place].revoked_s is not None):
             raise IdentityError("this key was revoked, or this node has asked for it, already")
         statement.verify_member(voter.certificate)
-        self._votes[statement.fingerprint] = votes = {**votes, statement.by: statement.date_s}
-        if len(votes) >= self._quorum(statement.member):
-            self._revoke(statement.member, place, max(votes.values()), ", ".join(sorted(votes)))
+        if keys[place].revoked_s is None:
+            self._votes[statement.fingerprint] = votes = {**votes, statement.by: statement.date_s}
+            if len(votes) >= self._quorum(statement.member):
+                self._revoke(statement.member, place, max(votes.values()), ", ".join(sorted(votes)))
+        if new is not None:
+            self._name(statement, new, place)
+
+    def _named_key(self, statement: KeyStatement, old: PinnedKey) -> Certificate:
+        """Return the key that a vote names in place of a lost one, which may have another recovery key."""
+        new = _read_certificate(statement)
+        if (new.name, new.role) != (old.certificate.name, old.certificate.role):
+            raise IdentityError(f"the new key of {statement.member} has another name or role than the old one")
+        if self.find(new.fingerprint) is not None or old.reason in {_BY_RECOVERY, _BY_ALL}:
+            raise IdentityError(f"{statement.member} has a new key already")
+        if statement.by in self._named.get((statement.fingerprint, new.fingerprint), ()):
+            raise IdentityError("this node has named this key already")
+        return new
+
+    def _name(self, statement: KeyStatement, new: Certificate, place: int) -> None:
+        """Count who named the new key; it goes on once all other nodes did, since each must pin it itself."""
+        member, by_key = statement.member, (statement.fingerprint, new.fingerprint)
+        self._named[by_key] = {*self._named.get(by_key, ()), statement.by}
+        if self.missing_names(member, *by_key):
+            return
+        keys = self.keys[member]
+        over = tuple(replace(k, revoked_s=k.revoked_s or statement.date_s, reason=_BY_ALL) for k in keys[place:])
+        self.keys[member] = (*keys[:place], *over, PinnedKey(new))
 
     def _revoke(self, member: str, place: int, at_s: float, reason: str) -> None:
         keys = self.keys[member]
@@ -218,6 +270,7 @@ class KeyHistory:
 
 
 _BY_RECOVERY = "its recovery key"
+_BY_ALL = "all other nodes"
 
 
 def _read_certificate(statement: KeyStatement) -> Certificate:

@@ -1,12 +1,13 @@
-"""A key statement says that a member goes over to a new key, or that a key is no longer to be trusted.
+"""A key statement says that a member goes over to a new key or address, or that a key is no longer to be trusted.
 
 A statement is signed by whom it binds and carries everything needed to check it, so that it can be passed on by
 anybody. The list of them stands in the federation file under the certificates first pinned; `KeyHistory`
 (key_history.py) says what follows from it. Any two nodes with one set of statements come to one result.
 
 Source: the shape of RFC 5011 (old key signs new, both accepted for a time) and of RFC 5280 (revocation by date).
-Signed by: a rotation by the old key and the new one; a revocation by the member's recovery key, which its certificate
-commits to, or (one statement each) by a majority of the other nodes of the federation.
+Signed by: a rotation by the old key and the new one; a move by the key in use; a revocation by the member's recovery
+key, which its certificate commits to, or (one statement each) by a majority of the other nodes of the federation; one
+that also names the key that goes on, by all of them.
 Does not protect: against a thief of a key before anybody revokes it; a recovery key that is kept beside the key.
 """
 
@@ -19,10 +20,10 @@ from typing import Literal, TypeVar
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from veilscore.errors import IdentityError
-from veilscore.keys.identity import Certificate, Identity, fingerprint_of_key
+from veilscore.errors import ConfigError, IdentityError
+from veilscore.keys.identity import Certificate, Identity, check_address, fingerprint_of_key
 
 PURPOSE = "key statement"
 DAY_S = 86_400
@@ -41,7 +42,9 @@ class KeyStatement(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    kind: Literal["rotate", "revoke"] = Field(description="rotate: to a new key; revoke: it is not trusted any more")
+    kind: Literal["rotate", "revoke", "move"] = Field(
+        description="rotate: to a new key; revoke: it is not trusted any more; move: the node is reached elsewhere"
+    )
     federation: str = Field(max_length=200, description="name of the federation in which it holds")
     member: str = Field(max_length=63, description="whose key")
     fingerprint: str = Field(pattern=_HEX, description="which key: SHA-256 of its certificate")
@@ -52,11 +55,20 @@ class KeyStatement(BaseModel):
     overlap_s: int = Field(
         default=0, ge=0, le=MAX_OVERLAP_S, description="seconds for which the old key stays accepted"
     )
+    address: str | None = Field(default=None, max_length=300, description="move: host:port where peers reach the node")
     by: str = Field(max_length=63, description="who signed: the member, or another one that asks for the revocation")
     signer: str = Field(pattern=_HEX, description="fingerprint of the key that signed, or SHA-256 of the recovery key")
     recovery_key: str | None = Field(default=None, max_length=_PEM_CHARACTERS, description="recovery public key, PEM")
     signature: str = Field(default="00" * 8, pattern=_SIGNATURE, description="signature, hexadecimal")
     successor_signature: str | None = Field(default=None, pattern=_SIGNATURE, description="rotate: of the new key")
+
+    @field_validator("address")
+    @classmethod
+    def _address(cls, address: str | None) -> str | None:
+        try:
+            return address if address is None else check_address(address)
+        except ConfigError as error:
+            raise ValueError(error.message) from error
 
     @property
     def date_s(self) -> float:
@@ -70,7 +82,8 @@ class KeyStatement(BaseModel):
 
     def signed_bytes(self) -> bytes:
         """Return what the signatures cover: every other field, as canonical JSON."""
-        content = self.model_dump(exclude={"signature", "successor_signature"})
+        absent = {"address"} if self.address is None else set()  # as statements were before nodes could move
+        content = self.model_dump(exclude={"signature", "successor_signature", *absent})
         return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
 
     def to_bytes(self) -> bytes:
@@ -127,13 +140,39 @@ def rotate(old: Identity, new: Identity, federation: str, overlap_s: int, date_m
     return _signed(statement, old.sign(statement.signed_bytes(), PURPOSE), new)
 
 
-def revoke_by_vote(voter: Identity, member: str, fingerprint: str, federation: str, date_ms: int) -> KeyStatement:
-    """Return one node's vote that another member's key is not to be trusted; a majority of them revokes it."""
+def move(own: Identity, address: str, federation: str, date_ms: int) -> KeyStatement:
+    """Return the statement by which a node says where it is reached from now on."""
+    statement = KeyStatement(
+        kind="move",
+        federation=federation,
+        member=own.name,
+        fingerprint=own.fingerprint,
+        date_ms=date_ms,
+        address=address,
+        by=own.name,
+        signer=own.fingerprint,
+    )
+    return _signed(statement, own.sign(statement.signed_bytes(), PURPOSE), None)
+
+
+def revoke_by_vote(
+    voter: Identity,
+    member: str,
+    fingerprint: str,
+    federation: str,
+    date_ms: int,
+    replacement: Certificate | None = None,
+) -> KeyStatement:
+    """Return one node's vote that another member's key is not to be trusted; a majority of them revokes it.
+
+    replacement : the key that goes on; it does once all other nodes have named the same one.
+    """
     statement = KeyStatement(
         kind="revoke",
         federation=federation,
         member=member,
         fingerprint=fingerprint,
+        certificate=replacement.pem.decode() if replacement else None,
         date_ms=date_ms,
         by=voter.name,
         signer=voter.fingerprint,

@@ -25,8 +25,9 @@ from veilscore.lattice import indicator
 from veilscore.lattice.params import ParameterSet, check_vectors
 from veilscore.lattice.ring import Ring, pack, packed_size, ring_of, unpack
 from veilscore.lattice.rounding import scale_of
-from veilscore.lattice.sampling import PublicStream, SecretStream
+from veilscore.lattice.sampling import KEY_BYTES, PublicStream, SecretStream
 from veilscore.wire.protocol import fields_bytes
+from veilscore.wire.randomness import secret_bytes
 
 CHUNK_BYTES = 1 << 21  # below the usual 4 MB limit of a message
 
@@ -72,8 +73,12 @@ class Shape:
     def field_bytes(self) -> tuple[int, int, int]:
         """Bytes of b, beta and alpha of one vector."""
         primes = self.params.primes
-        b, beta = (packed_size((self.n_limbs, n), primes) for n in (self.n_positions, self.n_outputs))
-        return b, beta, self.output_bytes
+        return packed_size((self.n_limbs, self.n_positions), primes), KEY_BYTES, self.output_bytes
+
+    def beta(self, seed: bytes) -> Limbs:
+        """Return the residues (L, n_outputs) that stand for a vector's masked inner products with the hints."""
+        stream = PublicStream(self.label, self.purpose + b" beta " + seed)
+        return stream.uniform((self.n_limbs, self.n_outputs), self.params.primes)
 
     def public(self) -> tuple[Limbs, Limbs]:
         """Return the values of a_1..a_K (K, L, N), one a block of N positions, and a' (L, N)."""
@@ -88,7 +93,7 @@ class VectorQuery:
     """One query for V vectors: residues packed as in `ring.pack`.
 
     b : (V, L, n_positions), the encrypted vectors.
-    beta : (V, L, n_outputs), the masked inner products with the hints.
+    beta : a seed a vector, of the masked inner products with the hints (L, n_outputs).
     alpha : (V, L, N), one sample of each vector's secret.
     """
 
@@ -212,7 +217,8 @@ class MatrixOwner:
             raise MessageError(f"alpha has {len(query.alpha)} bytes; it must be a multiple of {element}")
         check_vectors(V)
         alpha = unpack(query.alpha, (V, shape.n_limbs, shape.params.N), primes)
-        beta = unpack(query.beta, (V, shape.n_limbs, shape.n_outputs), primes)
+        if len(query.beta) != V * KEY_BYTES:
+            raise MessageError(f"beta has {len(query.beta)} bytes; a vector's seed takes {KEY_BYTES}")
         if len(query.b) != V * size:
             raise MessageError(f"b has {len(query.b)} bytes; {V} vectors of {shape.n_positions} take {V * size}")
         ring = ring_of(shape.params)
@@ -223,7 +229,8 @@ class MatrixOwner:
             total = _reduce((sums % ring.primes_u32).astype(np.int64), primes)
             dots = np.empty((shape.n_outputs, shape.n_limbs), np.int64)
             indicator.secret_dots(alpha[v], self._sigma, dots)
-            for term in (_reduce(dots, primes), ring.negate(beta[v])):
+            beta = shape.beta(query.beta[v * KEY_BYTES : (v + 1) * KEY_BYTES])
+            for term in (_reduce(dots, primes), ring.negate(beta)):
                 total = ((total.astype(np.uint64) + term) % ring.primes_u32[:, None]).astype(np.uint32)
             shares[v] = scale_of(shape.params).round(total[None])[0]
         return shares
@@ -295,19 +302,17 @@ class VectorOwner:
             raise ParameterError("a vector has a value that is not below t")
         stream = SecretStream()
         parts = [self._encrypt(row, stream) for row in x]
-        rho = stream.uniform((x.shape[0], shape.n_limbs, shape.n_outputs), primes)
+        seeds = [secret_bytes(KEY_BYTES) for _ in x]
         dots = np.empty((x.shape[0], shape.n_outputs, shape.n_limbs), np.int64)
         indicator.signed_dots(self._hints, np.stack([s for _, s, _ in parts]).astype(np.int32), dots)
-        beta = [
-            (_reduce(dot, primes).astype(np.uint64) + mask) % np.array(primes, np.uint64)[:, None]
-            for dot, mask in zip(dots, rho, strict=True)
-        ]
+        p = np.array(primes, np.uint64)[:, None]  # the masks are what makes the products look drawn
+        rho = [(shape.beta(seed) + p - _reduce(dot, primes)) % p for dot, seed in zip(dots, seeds, strict=True)]
         query = VectorQuery(
             b"".join(b for b, _, _ in parts),
-            pack(np.stack(beta).astype(np.uint32), primes),
+            b"".join(seeds),
             b"".join(alpha for _, _, alpha in parts),
         )
-        return query, scale_of(shape.params).round(rho)
+        return query, scale_of(shape.params).round(np.stack(rho).astype(np.uint32))
 
     def _encrypt(self, x: Words, stream: SecretStream) -> tuple[bytes, NDArray[np.int8], bytes]:
         """Return b packed, the secret (N,), and alpha packed."""

@@ -25,7 +25,8 @@ from veilscore.lattice import indicator
 from veilscore.lattice.params import LOOKUP_OPEN, LOOKUP_TRAIN, MAX_VECTORS, ParameterSet, check_lookup
 from veilscore.lattice.ring import pack, packed_size, ring_of, unpack
 from veilscore.lattice.rounding import encode_scaled, scale_of
-from veilscore.lattice.sampling import PublicStream, SecretStream
+from veilscore.lattice.sampling import KEY_BYTES, PublicStream, SecretStream
+from veilscore.wire.randomness import secret_bytes
 
 BLOCKS_AT_ONCE = 16  # bounds the memory of one pass
 
@@ -53,7 +54,7 @@ class LookupQuery:
 
     cells : (V, cells, L, N), theta of each cell but the last of its column, less that of the last, as constants.
     alpha : (V, L, N), one sample of each vector's secret.
-    beta : (V, K, L, N), the masked hints times the secret, one a block of N rows.
+    beta : a seed a table, of the masked hints times its secret (K, L, N), one a block of N rows.
     """
 
     cells: bytes
@@ -95,7 +96,12 @@ class _Shape:
 
     @property
     def query_bytes(self) -> int:
-        return (self.n_cells + 1 + self.n_blocks) * self.element_bytes
+        return (self.n_cells + 1) * self.element_bytes + KEY_BYTES
+
+    def beta(self, seed: bytes) -> Limbs:
+        """Return the values (K, L, N) that stand for masked hints; the mask is what makes them so."""
+        purpose = self.params.name.encode() + b" beta " + seed
+        return PublicStream(self.label, purpose).uniform(self.limbs(self.n_blocks), self.params.primes)
 
     def public(self) -> tuple[Limbs, Limbs]:
         """Return the values of a_cell (cells, L, N) and a' (L, N)."""
@@ -214,10 +220,12 @@ class LookupCodes:
         """Return this party's share (n_samples,) of the sums that `begin` made."""
         if self._begun is None:
             raise ProtocolError("the last part of a query came before its cells")
+        if len(beta) != KEY_BYTES:
+            raise MessageError(f"beta is a seed of {KEY_BYTES} bytes, not {len(beta)}")
         params, total = self._shape.params, self._begun
         self._begun = None  # another beta would be another query
         ring = ring_of(params)
-        ring.add_to(total, ring.negate(unpack(beta, total.shape, params.primes)))
+        ring.add_to(total, ring.negate(self._shape.beta(beta)))
         share: Words = scale_of(params).round(ring.intt(total)).reshape(-1)[: self._shape.n_samples].copy()
         return share
 
@@ -234,7 +242,7 @@ class LookupCodes:
     @property
     def finish_bytes(self) -> int:
         """Bytes of beta of one table."""
-        return self._shape.hint_bytes
+        return KEY_BYTES
 
     def hints(self) -> bytes:
         """Return all hints at once."""
@@ -294,8 +302,10 @@ class LookupCodes:
         V, rest = divmod(len(query.alpha), shape.element_bytes)
         if rest or not 1 <= V <= MAX_VECTORS:
             raise MessageError(f"alpha has {len(query.alpha)} bytes; elements take {shape.element_bytes}")
+        if len(query.beta) != V * KEY_BYTES:
+            raise MessageError(f"beta has {len(query.beta)} bytes; a table's seed takes {KEY_BYTES}")
         alpha = unpack(query.alpha, shape.limbs(V), params.primes)
-        beta = unpack(query.beta, shape.limbs(V, shape.n_blocks), params.primes)
+        beta = [shape.beta(query.beta[v * KEY_BYTES : (v + 1) * KEY_BYTES]) for v in range(V)]
         cells = unpack(query.cells, shape.limbs(V, shape.n_cells), params.primes)
         ring = ring_of(params)
         shares = np.empty((V, shape.n_blocks, params.N), np.uint64)
@@ -305,7 +315,7 @@ class LookupCodes:
             for v in range(V):
                 out = ring.multiply(sigma, alpha[v])
                 ring.add_to(out, sums[:, v].copy())
-                ring.add_to(out, ring.negate(beta[v, start:stop]))
+                ring.add_to(out, ring.negate(beta[v][start:stop]))
                 shares[v, start:stop] = scale_of(params).round(ring.intt(out))
         return shares.reshape(V, -1)[:, : shape.n_samples].copy()
 
@@ -331,7 +341,7 @@ class LookupTable:
         self._n_codes = indicator.check_n_codes(n_codes)
         self._shape = _shape(n_samples, self._n_codes, label, params or _params(opened))
         self._a, self._a_prime = self._shape.public()
-        self._begun: tuple[Limbs, SecretStream, int] | None = None
+        self._begun: tuple[Limbs, int] | None = None
         self._hints = np.empty(self._shape.limbs(self._shape.n_blocks), np.uint32)
         self._filled = 0
         for chunk in hints:
@@ -383,7 +393,7 @@ class LookupTable:
         tables, constant = self._tables(theta)
         stream = SecretStream()
         secrets, cells, alpha = zip(*(self._encrypt(row, stream) for row in tables), strict=True)
-        closed = (self._close(s, stream, int(more)) for s, more in zip(secrets, constant, strict=True))
+        closed = (self._close(s, int(more)) for s, more in zip(secrets, constant, strict=True))
         beta, shares = zip(*closed, strict=True)
         return LookupQuery(b"".join(cells), b"".join(alpha), b"".join(beta)), np.stack(shares)
 
@@ -394,7 +404,7 @@ class LookupTable:
         tables, constant = self._tables(np.asarray(theta)[None])
         stream = SecretStream()
         s, cells, alpha = self._encrypt(tables[0], stream)
-        self._begun = s, stream, int(constant[0])
+        self._begun = s, int(constant[0])
         return cells, alpha
 
     def finish(self) -> tuple[bytes, Words]:
@@ -431,12 +441,11 @@ class LookupTable:
         ring.add_to(alpha, ring.ntt(ring.lift(stream.noise((params.N,)))))
         return s, pack(cells, primes), pack(alpha, primes)
 
-    def _close(self, s: Limbs, stream: SecretStream, constant: int) -> tuple[bytes, Words]:
-        """Return beta packed, and this party's share, with a constant added to each sum."""
+    def _close(self, s: Limbs, constant: int) -> tuple[bytes, Words]:
+        """Return the seed of beta, and this party's share, with a constant added to each sum."""
         shape, params = self._shape, self._shape.params
-        ring = ring_of(params)
-        rho = stream.uniform(shape.limbs(shape.n_blocks), params.primes)
-        beta = ring.multiply(self._hints, s)
-        ring.add_to(beta, rho)
+        ring, seed = ring_of(params), secret_bytes(KEY_BYTES)
+        rho = ring.negate(ring.multiply(self._hints, s))
+        ring.add_to(rho, shape.beta(seed))
         share = scale_of(params).round(ring.intt(rho)).reshape(-1)[: shape.n_samples]
-        return pack(beta, params.primes), (share + np.uint64(constant)) % np.uint64(params.t)
+        return seed, (share + np.uint64(constant)) % np.uint64(params.t)

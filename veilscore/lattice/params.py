@@ -135,6 +135,13 @@ SCORE_T: int = largest_primes(22, 16384, 1)[0]
 PRODUCT_OPEN = ParameterSet("product, opened", 8192, SCORE_T, (SCORE_T, *largest_primes(24, 16384, 4)), 1)
 LOOKUP_TREES = ParameterSet("lookup, trees", 4096, SCORE_T, LOOKUP_OPEN.primes, 0)
 
+INNER_T_PRIMES = largest_primes(22, 8192, 2)
+_INNER_DIVISORS = largest_primes(21, 8192, 2) + largest_primes(20, 8192, 1)
+INNER = ParameterSet("inner product", 4096, math.prod(INNER_T_PRIMES), INNER_T_PRIMES + _INNER_DIVISORS, 2)
+"""Of sums of products; a reply leaves out the last two limbs, and looked-up factors need no more either."""
+INNER_REPLY = ParameterSet("inner product, reply", 4096, INNER.t, INNER.primes[:3], 2)
+LOOKUP_INNER = ParameterSet("lookup, inner product", 4096, INNER.t, INNER.primes[:3], 2)
+
 
 def _check_sizes(**sizes: tuple[int, int]) -> None:
     for name, (value, most) in sizes.items():
@@ -196,6 +203,21 @@ def check_row_lookup(n_samples: int, n_columns: int, n_cells: int) -> NoiseBudge
 def check_vectors(n_vectors: int) -> None:
     """Refuse a query of too many vectors, or of none."""
     _check_sizes(number_of_vectors=(n_vectors, MAX_VECTORS))
+
+
+def check_inner(n_products: int) -> NoiseBudget:
+    """Bound the noise of a secure inner product once its reply is divided by the limbs it leaves out, or refuse.
+
+    noise = (sum over products of e v, |v| <= t/2 in each of N coefficients, plus the encryption of zero) / divisor, and
+    half a unit of c0 and of c1 times the secret from each of two divisions.
+
+    n_products : products of whole blocks in one sum.
+    """
+    _check_sizes(number_of_products=(n_products, MAX_SUMMED))
+    divisor = INNER.q / INNER_REPLY.q
+    zero = NOISE_SD * math.sqrt(2 * INNER.N + 1)
+    sd = (NOISE_SD * math.sqrt(n_products * INNER.N) * (INNER.t / 2) + zero) / divisor
+    return _budget(INNER_REPLY, sd + 2 * math.sqrt((1 + INNER.N * 2 / 3) / 12))
 
 
 def check_product(n_vectors: int, openings: int, params: ParameterSet = PRODUCT) -> NoiseBudget:

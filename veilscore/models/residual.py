@@ -26,7 +26,7 @@ from veilscore.models.counts import offsets
 WEIGHT_FACTOR = 3.3  # W is sent so much larger: (r^2 + (3.3 W)^2) stays below 1 for every p, so its noise is smaller
 SHARES = {"cells": 0.6, "gradient": 0.25, "moments": 0.15}  # of a job's mu squared
 MOST_MOMENTS = 20  # columns of a holder whose X'WX is opened; of others the noised sums of W stand for it
-TABLE_BITS = 12  # of x scaled to a Euclidean norm of 1 over a holder's columns
+TABLE_BITS = 9  # of x scaled to a Euclidean norm of 1 over a holder's columns
 MOST_BINS = 10
 TAU = 0.5  # spread of coefficients expected beforehand
 _MOST_X, _LEAST_RANGE = 3.0, 0.02

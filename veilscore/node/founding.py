@@ -1,7 +1,7 @@
 """Sets up a whole federation on one machine, for trials: identities, federation.yaml and a home for each node.
 
-In earnest each organisation makes its own identity on its own machine (`veilscore identity create`) and sends only
-its certificate to the others.
+In earnest each organisation makes its own home on its own machine (`make_home`) and sends only a request with its
+certificate (joining.py).
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ import yaml
 from veilscore.errors import ConfigError, StateError
 from veilscore.files.private import private_folder
 from veilscore.files.store import write_text
-from veilscore.keys.identity import create_identity
+from veilscore.keys.identity import Identity, create_identity
 from veilscore.release.issuer import Issuer
 from veilscore.terms.federation import Federation, load_federation, make_federation, member_of, save_federation
+from veilscore.terms.key_settings import KeyConfig
 from veilscore.terms.node_config import NodeConfig, load_node_config
 from veilscore.terms.policy import Partner, utc_today
 from veilscore.terms.settings import parse
@@ -103,6 +104,49 @@ def found_federation(
         write_node_config(folder / member, member, role, dataset=datasets.get(member), policy=policy)
     save_federation(federation, folder / "federation.yaml")
     return federation
+
+
+def make_home(
+    home: Path,
+    name: str,
+    role: str,
+    days: float = 365,
+    *,
+    key: dict[str, str] | None = None,
+    partner: Partner = "standard",
+) -> Identity:
+    """Make an identity with a recovery key, and node.yaml unless there is one, and return the identity.
+
+    key : the `key` section of node.yaml; one that is there names its own, and then it must be None.
+    """
+    written = (home / "node.yaml").exists()
+    if written and key is not None:
+        raise ConfigError(f"{home / 'node.yaml'} exists: name the key source in its `key` section, without the option")
+    if written and (config := load_node_config(home)) and (config.name, config.role) != (name, role):
+        raise ConfigError(f"{home / 'node.yaml'} is of {config.name} ({config.role}), not of {name} ({role})")
+    source = (load_node_config(home).key if written else parse(KeyConfig, key or {}, "key source")).open(home)
+    folder = home / "identity"
+    identity = create_identity(folder, name, role, days, passphrase=lambda: source.new_secret(folder), recovery=True)
+    if not written:
+        policy = {"accept": "manual", "partner": partner} if role == "holder" else None
+        write_node_config(home, name, role, key=key, policy=policy)
+    return identity
+
+
+def new_key(config: NodeConfig, home: Path, days: float, *, recovery: str | bool) -> Identity:
+    """Make a key in a folder of its own under identity/, encrypted as the home says and not in use yet.
+
+    recovery : what its certificate commits to, as `create_identity` takes it.
+    """
+    source = config.key.open(home)
+    draft = config.identity / "new"
+    if draft.exists():
+        raise ConfigError(f"{draft} is left from a rotation that was broken off: remove it and try again")
+    identity = create_identity(
+        draft, config.name, config.role, days, passphrase=lambda: source.new_secret(draft), recovery=recovery
+    )
+    draft.rename(config.identity / identity.fingerprint[:16])
+    return identity
 
 
 def write_node_config(

@@ -34,6 +34,7 @@ from veilscore.keys.identity import ROLES
 from veilscore.node.filing import Filing
 from veilscore.node.leftovers import settle
 from veilscore.node.policy_watch import PolicyWatch
+from veilscore.node.sections import SectionService
 from veilscore.node.state import LoggedState, counts_of
 from veilscore.online.service import door_side, online_side
 from veilscore.release.binding import bound_now, canonical, check_bound
@@ -91,7 +92,7 @@ class Node:
             self.home, self.config, lambda: self.fabric.identity, lambda: self.fabric.federation
         )
         self._online.evidence = self.evidence
-        serve_console_calls(self.fabric, self.evidence, self.name, self.config.role, self._pulse)
+        serve_console_calls(self.fabric, self.evidence, self.name, self.config.role, self.pulse)
         self.door = door_side(self.home, self.config, self._online)
         self._allowed = authoriser(self.config)
         self.heads, self.watches = HeadWatch(self.evidence, self.fabric), Watches(self.name)
@@ -101,9 +102,11 @@ class Node:
         if self.config.role == "holder":
             issuers = dict(self.config.policy.consent_issuers)
             self.revocations = RevocationWatch(RevocationLists(self.home, issuers), issuers, self.fabric)
+            SectionService(self.home, lambda: self.config, self.fabric)
 
-    def _pulse(self) -> Pulse:
-        return Pulse(running=len(self._runs), spares=self._online.spares())
+    def pulse(self) -> Pulse:
+        """Return what only the running node knows."""
+        return Pulse(running=len(self._runs), spares=self._online.spares(), clocks=self.fabric.clocks)
 
     def _policy_changed(self) -> None:
         self._online.policy_changed()

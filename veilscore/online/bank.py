@@ -26,7 +26,8 @@ from veilscore.arrays import CodeArray
 from veilscore.errors import RefusedError, VeilscoreError
 from veilscore.evidence.job_ledger import Ledger
 from veilscore.evidence.online_archive import OnlineArchive
-from veilscore.evidence.online_receipts import OnlineAsked, Receiptless
+from veilscore.evidence.online_receipts import OnlineAsked, Receiptless, as_json
+from veilscore.evidence.online_rows import OpenedRow
 from veilscore.evidence.recorder import EvidenceRecorder
 from veilscore.fabric.fabric import Fabric
 from veilscore.files.journal import Answer, Journal
@@ -60,7 +61,7 @@ class _Request:
     model, own_codes, note, bands : of a score; decision : of a decision, with what the bank puts in.
     ask : what holders are asked; its id says nothing of the caller's and is the same for a repeat.
     opens : what holders were asked to open, with what led to it; `sent` is the SHA-256 of each message.
-    asked : the request's part of the bank's statement.
+    asked, output : the request's part of the bank's statement, and its response in the form that this commits to.
     """
 
     digest: bytes
@@ -74,6 +75,7 @@ class _Request:
     opens: dict[str, tuple[FirmPart, pb.OpenPartial]] = field(default_factory=dict)
     sent: dict[str, str] = field(default_factory=dict)
     asked: OnlineAsked | None = None
+    output: bytes = b""
 
     def noted(self, part: FirmPart, request: pb.OpenPartial) -> None:
         """Remember what a holder is asked to open."""
@@ -184,6 +186,7 @@ class OnlineBank:
         self._thread.shutdown(wait=True, cancel_futures=True)
         self._writer.close()
         self._journal.close()
+        self._archive.close()
 
     async def score(self, request: pb.ScoreRequest, peer: Member) -> pb.ScoreResponse:
         """Score one firm for a member of the federation; RefusedError where the caller is not of this bank."""
@@ -304,11 +307,8 @@ class OnlineBank:
             bank_score(
                 BankRequest(
                     ask=ask,
-                    sides={},
                     decision=asked_of(held, own, self._stock, limit_s / 2),
                     limit_s=limit_s,
-                    take_spare=lambda _: None,
-                    make_spare=lambda holder, lost: self._stock.made_spare(holder, held.models[holder], limit_s, lost),
                     pool=self._stock.pools.take,
                     drop_pool=self._stock.pools.drop,
                     opened_before=partial(self._opened_before, of),
@@ -343,7 +343,8 @@ class OnlineBank:
         self._prepare_statement(of, request)
         logged, before = None, None
         if self.evidence is not None and of.asked is not None:
-            logged = of.asked, self.evidence.statement_of(of.asked, response, of.sent)
+            of.output = as_json(response)
+            logged = of.asked, self.evidence.statement_of(of.asked, response, of.output, of.sent)
         if opened.taking_part and not opened.before:
             body = {"together": opened.together, **of.depends_on(opened.taking_part)}
             before = Answer(f"\n{of.ask.request_id}", b"", json.dumps(body).encode())
@@ -365,17 +366,22 @@ class OnlineBank:
             while len(self._waiting) > _ROLES_KEPT:
                 self._waiting.popitem(last=False)
         if of.opens or rest:
-            self._afterwards.add(_Left(of, Receiptless(request_id, kept, rest)))
+            self._afterwards.add(_Left(of, Receiptless(request_id, kept, rest, of.output)))
         if not self._closed:
             self._stock.refill(lambda: None if self._running else self._ended_s)
 
     def _keep(self, left: Sequence[_Left]) -> None:
         """Keep what was asked to be opened, without which an auditor has no answer, and the receipts."""
+        rows: list[OpenedRow] = []
         for one in left:
             try:
-                self._keep_for_audit(one.of)
+                rows += self._rows_of(one.of)
             except Exception as error:  # noqa: BLE001 - one that cannot be kept costs the others nothing
-                self._log.warning("score cannot be audited", error=type(error).__name__, message=str(error))
+                self._not_audited(error)
+        try:
+            self._archive.keep(rows)
+        except Exception as error:  # noqa: BLE001 - the receipts are made whatever became of these
+            self._not_audited(error)
         self._keep_receipts([one.receipt for one in left if one.receipt.left])
 
     def _keep_receipts(self, left: Sequence[Receiptless]) -> None:
@@ -391,10 +397,16 @@ class OnlineBank:
     def _no_receipt(self, error: Exception) -> None:
         self._log.error("score has no receipt", error=type(error).__name__, message=str(error))
 
-    def _keep_for_audit(self, of: _Request) -> None:
+    def _not_audited(self, error: Exception) -> None:
+        self._log.warning("score cannot be audited", error=type(error).__name__, message=str(error))
+
+    def _rows_of(self, of: _Request) -> list[OpenedRow]:
+        """Return what an auditor needs of all that holders were asked to open for one request."""
+        rows: list[OpenedRow | None] = []
         for part, request in of.opens.values():
             opened = OpenedPart(of.ask, part, request)
             if of.decision is not None:
-                opened.keep_decision(self._archive, *of.decision)
+                rows.append(opened.of_decision(self._archive, *of.decision))
             elif of.model is not None:
-                opened.keep_score(self._archive, of.model, of.own_codes)
+                rows.append(opened.of_score(self._archive, of.model, of.own_codes))
+        return [row for row in rows if row is not None]

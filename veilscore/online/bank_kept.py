@@ -7,7 +7,8 @@ from typing import Any
 
 from veilscore.arrays import CodeArray
 from veilscore.evidence.online_archive import OnlineArchive
-from veilscore.evidence.online_opening import DecisionRecord, LabelsKept, OnlineRecord
+from veilscore.evidence.online_opening import DecisionRecord, LabelsKept, OnlineRecord, decision_name, place_of
+from veilscore.evidence.online_rows import OpenedRow
 from veilscore.online.bank_decision import HeldDecision, OwnInputs
 from veilscore.online.model import BankModel
 from veilscore.protocols.online_parts import FirmPart
@@ -25,24 +26,28 @@ class OpenedPart:
     part: FirmPart
     request: pb.OpenPartial
 
-    def keep_score(self, archive: OnlineArchive, model: BankModel, own_codes: CodeArray) -> None:
-        """Keep what was opened of a score; StateError if the disk does not take it."""
+    def of_score(self, archive: OnlineArchive, model: BankModel, own_codes: CodeArray) -> OpenedRow | None:
+        """Return what is kept of a score, its model kept; None where nothing was sent. StateError if the disk is full.
+
+        What is written was checked before: it is made without a second look, which costs more than the rest.
+        """
         if self.part.spare is None:
-            return
-        codes = _hex(own_codes)
-        record = OnlineRecord(
-            opening=self.part.spare.opening,
+            return None
+        codes, opening = _hex(own_codes), self.part.spare.opening
+        archive.keep_model(model.sha256.hex(), model.artefact.save)
+        record = OnlineRecord.model_construct(
+            opening=opening,
             model=model.sha256.hex(),
             own_codes=codes if model.trees else "",
             bands=self.ask.bands_hash.hex(),
             steps=tuple(self.ask.step_limits),
             **self._common(codes),
         )
-        archive.keep(record, self.part.spare.spare_id, self.part.reply, model.artefact.save)
+        return self._row(place_of(opening.commitment.hex(), self.part.spare.spare_id), record)
 
-    def keep_decision(self, archive: OnlineArchive, held: HeldDecision, own: OwnInputs) -> None:
-        """Keep what was opened of a decision; StateError if the disk does not take it."""
-        record = DecisionRecord(
+    def of_decision(self, archive: OnlineArchive, held: HeldDecision, own: OwnInputs) -> OpenedRow:
+        """Return what is kept of a decision, all else that an auditor needs kept; StateError if the disk is full."""
+        record = DecisionRecord.model_construct(
             spares={measure: spare.opening for measure, spare in self.part.spares.items()},
             decision=held.single.sha256.hex(),
             own_codes={measure: _hex(codes) for measure, codes in own.codes.items()},
@@ -50,14 +55,19 @@ class OpenedPart:
             **self._common(""),
         )
         models = {measure: model.artefact for measure, model in held.models.items()} | dict(held.written)
-        # by the pinned hashes, which were compared when the models were loaded: to work one out takes the whole model
-        saved = {held.filed.pins[measure].model_sha256: model.save for measure, model in models.items()}
-        archive.keep_decision(record, self.part.holder, self.part.reply, held.filed.save, saved)
+        for measure, model in models.items():
+            # by the pinned hash, which was compared when the model was loaded: to work it out takes the whole model
+            archive.keep_model(held.filed.pins[measure].model_sha256, model.save)
+        archive.keep_decision(record, self.part.holder, held.filed.save)
+        return self._row(decision_name(self.ask.request_id, self.part.holder), record)
+
+    def _row(self, name: str, record: OnlineRecord | DecisionRecord) -> OpenedRow:
+        return OpenedRow(name, record.to_bytes(), self.part.reply.SerializeToString())
 
     def _common(self, own_codes: str) -> dict[str, Any]:
         labels = None
         if self.request.pool_id:
-            labels = LabelsKept(
+            labels = LabelsKept.model_construct(
                 pool=self.request.pool_id,
                 circuit=self.request.circuit,
                 choices=self.request.choices_share.hex(),

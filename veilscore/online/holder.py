@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -324,7 +324,7 @@ def kept_bands(folder: Path, policy: NodePolicy, map_hash: bytes, bands_hash: by
 def steps_asked(request: pb.EncryptRecord, bank: str) -> Bands:
     """Return the steps of a coarse score, which the bank chooses as it likes: what counts is how many; MessageError."""
     try:
-        steps = Bands.steps(request.step_limits, MAX_STEPS)
+        steps = _steps(tuple(request.step_limits))
     except ConfigError as error:
         raise MessageError(error.message, party=bank) from None
     if steps.sha256 != request.bands_hash or max(map(abs, steps.limits)) >= T // 2:
@@ -332,10 +332,14 @@ def steps_asked(request: pb.EncryptRecord, bank: str) -> Bands:
     return steps
 
 
+@lru_cache(maxsize=64)
+def _steps(limits: tuple[int, ...]) -> Bands:
+    return Bands.steps(limits, MAX_STEPS)
+
+
 def _bits_of(origin: Origin, reasons: Sequence[pb.ReasonCode]) -> float:
     """Return what codes of columns tell that the policy lets the bank know beside a score."""
-    n_codes = origin.records.code_map.n_codes
-    return sum(math.log2(n_codes[reason.column]) for reason in reasons)
+    return sum(math.log2(origin.n_codes[reason.column]) for reason in reasons)
 
 
 def _check_id(text: str, peer: Member) -> str:

@@ -130,14 +130,18 @@ class BankModels:
         self._folder = home / "models"
         self._origins = origins
         self._models: dict[str, tuple[object, asyncio.Task[BankModel]]] = {}
+        self._paths: dict[str, tuple[Path, Path]] = {}  # of those that there were
 
     async def get(self, name: str) -> BankModel:
         """Return a model, read in a thread if need be; ConfigError, SchemaError or StateError if it cannot be used."""
-        folder = self._folder / name
-        paths = folder / "model.json", folder / "code_map.json"
-        changed = _changed(paths[0]) if name and name == folder.name else None
+        paths = self._paths.get(name)
+        if paths is None:
+            folder = self._folder / name
+            paths = folder / "model.json", folder / "code_map.json"
+        changed = _changed(paths[0]) if name and name == paths[0].parent.name else None
         if changed is None:
             raise ConfigError(f"no model {name[:60]!r} at this node; `veilscore model list` shows what there is")
+        self._paths[name] = paths
         return await self._kept(name, paths, changed)
 
     async def at(self, folder: Path) -> BankModel:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from veilscore.arrays import CodeArray, Words
+from veilscore.arrays import CodeArray, Integers, Words
 from veilscore.crypto.encrypted_cells import one_hot
 from veilscore.data.codes import CodeMap
 from veilscore.data.ids import Ids, normalise_one
@@ -219,17 +219,22 @@ class Origin:
     def _bits(self) -> HolderBits | None:
         return None if self.trees is None else HolderBits(self.trees.trees, self.records.code_map.n_codes)
 
-    @property
+    @cached_property
+    def n_codes(self) -> Integers:
+        """Return the number of codes of each column (n_columns,)."""
+        return self.records.code_map.n_codes
+
+    @cached_property
     def n_cells(self) -> int:
         """Return how many numbers stand for a record: cells of all columns, or indicators of all trees, at least 1."""
         if self.trees is None:
-            return int(self.records.code_map.n_codes.sum())
+            return int(self.n_codes.sum())
         return max(1, sum(len(tree.holder_splits) for tree in self.trees.trees))
 
     def cells(self, codes: CodeArray) -> Words:
         """Return what stands for a record (1, n_columns) under encryption: (n_cells,) of 0 and 1."""
         if self._bits is None:
-            cells: Words = one_hot(codes, self.records.code_map.n_codes)[0]
+            cells: Words = one_hot(codes, self.n_codes)[0]
             return cells
         found = np.zeros(self.n_cells, np.uint64)
         bits = self._bits.of(codes[0])

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
 
 from veilscore.arrays import Words
 from veilscore.crypto.zero_share import PairwiseKey
@@ -22,6 +22,10 @@ from veilscore.wire.protocol import Protocol
 Keys = dict[str, PairwiseKey]
 
 
+def _none_made(holder: str, _lost: BankSpare | None) -> NoReturn:
+    raise MessageError("this request has no spare and can make none", party=holder)
+
+
 @dataclass(frozen=True, repr=False, kw_only=True)
 class BankRequest:
     """What the bank's role takes from its node for one request; the defaults are those of a request without a node.
@@ -33,16 +37,16 @@ class BankRequest:
         instead of one that the holder has lost; one that was not used goes back.
     bands, pool, drop_pool : where a band or a step is asked for, the cut-offs; a pool with a lead that has a circuit
         (or as many as are named) left; forgets one of which the lead has lost its half.
-    decision : instead of sides, own_units and bands where a decision is asked for.
+    decision : instead of sides, their spares, own_units and bands where a decision is asked for.
     opened_before : what these parts came to when they were opened under one earlier request; None: not known.
     note : told of what is asked to be opened, before it leaves.
     """
 
     ask: pb.EncryptRecord
-    sides: Mapping[str, Side]
-    take_spare: Callable[[str], BankSpare | None]
-    make_spare: Callable[[str, BankSpare | None], Protocol[BankSpare]]
     pool: Callable[..., Protocol[BankPool]]
+    sides: Mapping[str, Side] = field(default_factory=dict)
+    take_spare: Callable[[str], BankSpare | None] = lambda _: None
+    make_spare: Callable[[str, BankSpare | None], Protocol[BankSpare]] = _none_made
     own_units: int = 0
     bands: Bands | None = None
     decision: MeasuresAsked | None = None

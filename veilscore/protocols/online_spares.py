@@ -80,19 +80,23 @@ class Side:
         """Return the points of all cells, column by column; for trees the record's factors."""
         return np.concatenate(self.points) if self.factors is None else self.factors
 
-    @property
+    @cached_property
     def lowest(self) -> int:
         """Return the smallest part that a firm can have."""
         return self.bounds[0] if self.bounds is not None else sum(int(p.min()) for p in self.points)
 
-    @property
+    @cached_property
     def highest(self) -> int:
         """Return the largest part that a firm can have."""
         return self.bounds[1] if self.bounds is not None else sum(int(p.max()) for p in self.points)
 
+    @cached_property
+    def _losses(self) -> tuple[tuple[int, ...], ...]:
+        return tuple(tuple((p.max() - p).tolist()) for p in self.points)
+
     def lost(self, column: int, code: int) -> int:
         """Return the units that a code costs against the column's best."""
-        return int(self.points[column].max() - self.points[column][code])
+        return self._losses[column][code]
 
 
 class BankSecrets(Interface):

@@ -5,7 +5,7 @@ Parties  : the bank (r and W of its own score, tables x) and each holder (codes)
 Messages : step bin: ResidualHolderColumns -> BinBankRound1 (training mask, bins a column) -> BinHolderRound1 (shape),
            BinHolderHints -> BinBankRound2 (r and 3.3 W encrypted) -> BinHolderRound2 (noised shares of sums by cell).
            Step train: ResidualBankTables (x encrypted) -> ResidualHolderHints -> ResidualBankLookup (x by column),
-           ResidualBankBlock -> ResidualHolderBlock (products), ResidualHolderOpened (noised gradient and X'WX).
+           ResidualBankBlock -> ResidualHolderSums (of products), ResidualHolderOpened (noised gradient and X'WX).
 Reveals  : to the bank, the numbers of columns and codes, and three groups of sums with the holder's noise, each charged
            before it leaves; to a holder, which rows train, and which columns' X'WX is opened.
 Assumes  : semi-honest parties; ring-LWE. That r and W come from one p in (0, 1), and that tables are scaled, bounds
@@ -25,9 +25,12 @@ from veilscore.crypto import shares
 from veilscore.errors import MessageError, ParameterError
 from veilscore.lattice.gaussian import discrete_gaussian
 from veilscore.lattice.histogram import HistogramCodes, HistogramQuery, HistogramVectors
+from veilscore.lattice.inner_product import InnerEvaluator, InnerKey, N, reply_bytes
+from veilscore.lattice.inner_product import T as MOMENTS_T
 from veilscore.lattice.lookup import LookupCodes, LookupTable
-from veilscore.lattice.params import HISTOGRAM, SCALE_BITS
-from veilscore.lattice.product import REPLY_BYTES, N, ProductEvaluator, ProductKey, chunks_of
+from veilscore.lattice.params import INNER, INNER_T_PRIMES, LOOKUP_INNER, SCALE_BITS, T
+from veilscore.lattice.product import ProductEvaluator, ProductKey, chunks_of
+from veilscore.lattice.rounding import exact_scale
 from veilscore.lattice.sampling import dither
 from veilscore.models.counts import BinCounts, BinnedColumns, offsets
 from veilscore.models.logistic_problem import column_sums
@@ -59,9 +62,8 @@ from veilscore.wire.protocol import (
     unpack_fields,
 )
 
-WEIGHT_BITS = 12  # of W in X'WX
 MOST_BIN = 64
-_MOMENT_BITS = WEIGHT_BITS + 2 * TABLE_BITS
+_FINE_BITS = 30  # of W before it is spread
 _KEPT_BITS = 14  # fraction bits of an opened gradient or moment; the noise is far larger
 
 
@@ -71,6 +73,29 @@ def gradient_bits(n_train: int) -> int:
     if bits < 6:
         raise ParameterError(f"{n_train} rows are more than the residual scorecard takes")
     return min(20, bits)
+
+
+def weight_bits(n_train: int) -> int:
+    """Fraction bits of W in X'WX, so that no sum of this many rows wraps."""
+    bits = min(12, 26 - max(1, (n_train - 1).bit_length()))
+    if bits < 2:  # W is at most 1/4
+        raise ParameterError(f"{n_train} rows are more than the residual scorecard takes")
+    return bits
+
+
+def moment_bits(n_train: int) -> int:
+    """Fraction bits of X'WX."""
+    return weight_bits(n_train) + 2 * TABLE_BITS
+
+
+def spread(weight: Vector, bits: int) -> Integers:
+    """Round W (n,) down to so many fraction bits, what one row loses being given to the next; sums stay as they are.
+
+    No row gets more than the next whole unit above its own W, so that 1/4 stays the most.
+    """
+    fine = np.rint(np.ldexp(weight, _FINE_BITS)).astype(np.int64)
+    units: Integers = np.diff(np.cumsum(fine) >> (_FINE_BITS - bits), prepend=0)
+    return units
 
 
 # --- step bin: sums by cell ------------------------------------------------------------------------------------------
@@ -178,10 +203,10 @@ def holder_cells(
     return columns, train, share[0]
 
 
-def noised(share: Words, sigma: float, scale_bits: int) -> Words:
+def noised(share: Words, sigma: float, scale_bits: int, modulus: int = T) -> Words:
     """Add discrete Gaussian noise of deviation `sigma` to a share of values with so many fraction bits."""
     drawn = discrete_gaussian(float(np.ldexp(sigma, scale_bits)), share.size).reshape(share.shape)
-    return shares.add(share, shares.to_ring(drawn))
+    return shares.add(share, shares.to_ring(drawn, modulus), modulus)
 
 
 # --- step train: the gradient and X'WX -------------------------------------------------------------------------------
@@ -227,12 +252,13 @@ class _BankFit:
 
     def __init__(self, session: Session, holder: str, made: Tables, weight: Vector) -> None:
         self.session, self.holder, self.made, self.n = session, holder, made, weight.size
-        self.weight = np.rint(np.ldexp(weight, WEIGHT_BITS)).astype(np.int64)
+        self.weight = spread(weight, weight_bits(weight.size)).astype(np.uint64)
         x, self.norm = made.for_moments()
         at = offsets(made.n_codes)[:-1]
         self.chosen = np.flatnonzero(np.maximum.reduceat(np.abs(x), at) > 0)
         self.units = np.rint(np.ldexp(x, TABLE_BITS)).astype(np.int64)
         self.key = ProductKey(session.label("residual product", session.bank, holder))
+        self.inner = InnerKey(session.label("residual moments", session.bank, holder))
 
     def start(self, bits: int) -> Protocol[None]:
         """Send the tables of the gradient under encryption."""
@@ -242,6 +268,7 @@ class _BankFit:
             self.holder,
             pb.ResidualBankTables(
                 product_public=self.key.public(),
+                inner_public=self.inner.public() if self.chosen.size else b"",
                 x_enc=list(self.key.encrypt(shares.to_ring(self.x)[None, :])),
                 moments=self.chosen.tolist(),
             ),
@@ -254,19 +281,22 @@ class _BankFit:
         at, a = offsets(self.made.n_codes), np.empty((self.chosen.size, self.n), np.uint64)
         for k, column in enumerate(self.chosen.tolist()):
             label = _lookup_label(self.session, self.holder, column)
-            lookup = LookupTable(self.n, self.made.n_codes[[column]], label, params=HISTOGRAM)
+            lookup = LookupTable(self.n, self.made.n_codes[[column]], label, params=LOOKUP_INNER)
             yield from receive_hints(self.holder, pb.ResidualHolderHints, lookup)
             query, a[k] = lookup.query(self.units[at[column] : at[column + 1]])
             yield from send_parts(self.holder, pb.ResidualBankLookup, query.pack())
-        w = shares.to_ring(self.weight)[None]
-        u = np.concatenate([w, shares.times(a, np.broadcast_to(w, a.shape))])
-        for part, chunk in enumerate(self.key.encrypt(_whole_blocks(u))):
-            yield Send(self.holder, pb.ResidualBankBlock(part=part, parts=_n_blocks(self.n), ciphertexts=[chunk]))
-        pairs = _pairs(self.chosen.size)
-        reply = yield from receive_parts(self.holder, pb.ResidualHolderBlock, len(pairs) * REPLY_BYTES)
-        product = shares.sum_shares(self.key.decrypt(chunks_of(reply), N, len(pairs)))
-        own = [shares.sum_shares(shares.times(u[1 + j], a[k])[None])[0] for j, k in pairs]
-        return shares.add(product, np.array(own, np.uint64))
+        pairs, n_blocks = _pairs(self.chosen.size), _n_blocks(self.n)
+        own = np.zeros((len(pairs), 2), np.uint64)
+        for part in range(n_blocks):
+            rows = slice(part * N, (part + 1) * N)
+            w, block = _block(self.weight[None], rows), _block(a, rows)
+            u = np.concatenate([w, block * w % np.uint64(MOMENTS_T)])  # W has at most 10 bits, so that nothing wraps
+            yield Send(
+                self.holder, pb.ResidualBankBlock(part=part, parts=n_blocks, ciphertexts=[self.inner.encrypt(u)])
+            )
+            own += _slot_sums(_residues(u[1:]), _residues(block), pairs)
+        reply = yield from receive_parts(self.holder, pb.ResidualHolderSums, reply_bytes(len(pairs)))
+        return shares.add(self.inner.share(reply, len(pairs)), _joined(own), MOMENTS_T)
 
     def open(self, cells: Words, products: Words, charges: Mapping[str, Charge]) -> Protocol[HolderSums]:
         """Add the holder's noised shares to one's own."""
@@ -276,7 +306,7 @@ class _BankFit:
         share = shares.add(shares.scale(cells, self.x), self.key.decrypt(chunks_of(message.reply), cells.size))
         at, sums = offsets(self.made.n_codes), column_sums(share, self.made.n_codes)
         gradient = _open(sums, message.gradient, SCALE_BITS + self.bits)
-        opened = _open(products, message.moments, _MOMENT_BITS) * self.norm**2
+        opened = _open(products, message.moments, moment_bits(self.n), MOMENTS_T) * self.norm**2
         moments = np.diag(np.add.reduceat(self.made.weight * self.made.x**2, at[:-1]))
         for (j, k), value in zip(_pairs(self.chosen.size), opened.tolist(), strict=True):
             moments[self.chosen[j], self.chosen[k]] = moments[self.chosen[k], self.chosen[j]] = value
@@ -306,30 +336,33 @@ def holder_fit(
     if len(chosen) > MOST_MOMENTS or sorted(set(chosen)) != chosen or (chosen and chosen[-1] >= n_codes.size):
         raise MessageError("the bank names columns that are not there", party=bank)
     evaluator = ProductEvaluator(bytes(start.product_public), session.label("residual product", bank, session.party))
-    products = np.zeros(0, np.uint64)
+    products, bits_of_moments = np.zeros(0, np.uint64), moment_bits(n)
     if chosen:
         lookups = []
         for column in chosen:  # one each, since a query costs an element a cell and a column's table is its own
             label = _lookup_label(session, session.party, column)
             own = np.ascontiguousarray(codes[:, [column]])
-            lookups.append(LookupCodes(own, n_codes[[column]], label, params=HISTOGRAM))
+            lookups.append(LookupCodes(own, n_codes[[column]], label, params=LOOKUP_INNER))
             yield from send_hints(bank, pb.ResidualHolderHints, lookups[-1])
         b = np.empty((len(chosen), n), np.uint64)
         for k, lookup in enumerate(lookups):
             data = yield from receive_parts(bank, pb.ResidualBankLookup, lookup.query_bytes)
             b[k] = lookup.evaluate_bytes(data)
-        products = yield from _holder_products(bank, evaluator, b)
+        label = session.label("residual moments", bank, session.party)
+        products = yield from _holder_products(bank, bytes(start.inner_public), label, b)
     reply, share = evaluator.multiply_sum(list(start.x_enc), cells[None, :])
     sums, bits = column_sums(share, n_codes), SCALE_BITS + gradient_bits(n)
     yield charges["gradient"]
     gradient = noised(sums, charges["gradient"].sigma(gradient_sensitivity()), bits)
     if chosen:
         yield charges["moments"]
-        products = noised(products, charges["moments"].sigma(moments_sensitivity()), _MOMENT_BITS)
+        products = noised(products, charges["moments"].sigma(moments_sensitivity()), bits_of_moments, MOMENTS_T)
     yield Send(
         bank,
         pb.ResidualHolderOpened(
-            reply=b"".join(reply), gradient=_rounded(gradient, bits), moments=_rounded(products, _MOMENT_BITS)
+            reply=b"".join(reply),
+            gradient=_rounded(gradient, bits),
+            moments=_rounded(products, bits_of_moments, MOMENTS_T),
         ),
     )
 
@@ -346,40 +379,56 @@ def _n_blocks(n: int) -> int:
     return -(-n // N)
 
 
-def _whole_blocks(values: Words) -> Words:
-    """Vectors (V, n) with zeros up to whole blocks, so that all blocks are alike and their sums add up."""
-    return np.pad(values, ((0, 0), (0, _n_blocks(values.shape[1]) * N - values.shape[1])))
+def _block(values: Words, rows: slice) -> Words:
+    """Return one block of rows (V, N) of vectors (V, n), with zeros after the last row."""
+    part = values[:, rows]
+    return np.pad(part, ((0, 0), (0, N - part.shape[1])))
 
 
-def _holder_products(bank: str, evaluator: ProductEvaluator, b: Words) -> Protocol[Words]:
+def _residues(values: Words) -> Limbs:
+    """Return residues (V, 2, n) modulo the two primes of T."""
+    return np.stack([values % np.uint64(p) for p in INNER_T_PRIMES], axis=1).astype(np.uint32)
+
+
+def _slot_sums(left: Limbs, right: Limbs, pairs: list[tuple[int, int]]) -> Words:
+    """Return the sums over a block of products of residues, (pairs, 2) modulo the primes of T."""
+    sums = [(left[j].astype(np.uint64) * right[k]).sum(axis=-1) for j, k in pairs]
+    return np.stack(sums) % np.array(INNER_T_PRIMES, np.uint64)
+
+
+def _joined(residues: Words) -> Words:
+    """Return numbers (n,) modulo T from sums of residues (n, 2)."""
+    reduced = (residues % np.array(INNER_T_PRIMES, np.uint64)).astype(np.uint32)
+    return exact_scale(INNER).join(np.ascontiguousarray(reduced.T))
+
+
+def _holder_products(bank: str, public: bytes, label: bytes, b: Words) -> Protocol[Words]:
     """Holder: its shares of the sums over rows of W x_j x_k, but for what the bank knows alone.
 
     With shares a + b of x, W x_j x_k = W a_j a_k + (W a_j) b_k + (W a_k) b_j + W b_j b_k; the first is the bank's own.
-    Sums over blocks of rows are taken under encryption, so only one block of coefficients a pair is opened.
     """
     d, n = b.shape
-    pairs, padded = _pairs(d), _whole_blocks(b)
+    pairs, n_blocks = _pairs(d), _n_blocks(n)
     terms = np.array([[(0, d + i), (1 + j, k), (1 + k, j)] for i, (j, k) in enumerate(pairs)], np.int64)
-    sums: Limbs | None = None
-    for part in range(_n_blocks(n)):
+    evaluator = InnerEvaluator(public, label, terms)
+    primes = np.array(INNER_T_PRIMES, np.uint64)[:, None]
+    for part in range(n_blocks):
         message = yield from receive(bank, pb.ResidualBankBlock)
-        check_part(message, part, _n_blocks(n), bank)
+        check_part(message, part, n_blocks, bank)
         if len(message.ciphertexts) != 1:
             raise MessageError("a block of rows is one chunk of ciphertexts", party=bank)
-        rows = padded[:, part * N : (part + 1) * N]
-        squares = np.stack([shares.times(rows[j], rows[k]) for j, k in pairs])
-        sums = evaluator.add_sums(message.ciphertexts[0], 1 + d, np.concatenate([rows, squares]), terms, sums)
-    replies, share = [], np.empty((len(pairs), N), np.uint64)
-    for i, one in enumerate(() if sums is None else sums):
-        reply, share[i] = evaluator.close_sum([one], 3 * _n_blocks(n), N)
-        replies.append(reply)
-    yield from send_parts(bank, pb.ResidualHolderBlock, b"".join(replies))
-    return shares.sum_shares(share)
+        rows = _residues(_block(b, slice(part * N, (part + 1) * N)))
+        squares = [rows[j].astype(np.uint64) * rows[k] % primes for j, k in pairs]
+        evaluator.add(message.ciphertexts[0], 1 + d, np.concatenate([rows, np.stack(squares).astype(np.uint32)]))
+    reply, share = evaluator.reply()
+    yield from send_parts(bank, pb.ResidualHolderSums, reply)
+    return share
 
 
-def _rounded(share: Words, scale_bits: int) -> bytes:
-    return shares.shares_to_bytes(shares.round_dithered(share, scale_bits - _KEPT_BITS))
+def _rounded(share: Words, scale_bits: int, modulus: int = T) -> bytes:
+    return shares.shares_to_bytes(shares.round_dithered(share, scale_bits - _KEPT_BITS, modulus))
 
 
-def _open(own: Words, data: bytes, scale_bits: int) -> Vector:
-    return shares.open_rounded(own, shares.shares_from_bytes(data, own.shape), scale_bits - _KEPT_BITS, scale_bits)
+def _open(own: Words, data: bytes, scale_bits: int, modulus: int = T) -> Vector:
+    opened = shares.shares_from_bytes(data, own.shape)
+    return shares.open_rounded(own, opened, scale_bits - _KEPT_BITS, scale_bits, modulus)

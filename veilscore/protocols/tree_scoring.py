@@ -25,9 +25,10 @@ import numpy as np
 
 from veilscore.arrays import CodeArray, Integers, Limbs, Mask, Words
 from veilscore.errors import ConfigError, MessageError, ParameterError
+from veilscore.lattice.bfv import element_bytes
 from veilscore.lattice.lookup import LookupCodes, LookupTable
 from veilscore.lattice.params import LOOKUP_TREES, MAX_CELLS, PRODUCT_OPEN, SCORE_T, check_product
-from veilscore.lattice.product import N, ProductEvaluator, ProductKey, element_bytes
+from veilscore.lattice.product import N, ProductEvaluator, ProductKey
 from veilscore.lattice.slots import n_folded
 from veilscore.models.boosted import Boosted
 from veilscore.models.leaf_index import leaf_index
@@ -73,7 +74,7 @@ def forms(trees: Sequence[Tree], n_rows: int) -> Forms:
     n_bits = sum(len(trees[i].splits) for i in own)
     full, rest = divmod(n_rows, N)
     products = full * n_bits + (n_folded(n_bits, rest) if rest and n_bits else 0)
-    lookups = n_cells - len(own) + 1 + 2 * -(-n_rows // LOOKUP_TREES.N)  # one leaf of each tree is left out
+    lookups = n_cells - len(own) + 1 + -(-n_rows // LOOKUP_TREES.N)  # one leaf of each tree is left out
     if n_cells > MAX_CELLS or products * element_bytes(PRODUCT_OPEN) < lookups * element_bytes(LOOKUP_TREES):
         return Forms((), tuple(sorted(own + both)))
     return Forms(own, both)

@@ -105,12 +105,13 @@ class ReleaseBudget:
             return ""
         self.refuse_output(release)
         self._check_rate(release, ONLINE, self._rules.online_per_hour, HOUR_S, "single firms an hour")
-        singly = [r for r in self._of_firm(release, self._since_s()) if r.kind == ONLINE]
+        past = self._of_firm(release)
+        singly = [r for r in self._lately(past) if r.kind == ONLINE]
         same = [r for r in singly if self._same(r, release) and r.record == release.record]
         if same and not fresh:
             return same[-1].reference
         self._refuse_models(release, *self._times(release, singly))
-        before, most = self._bits_before(release, singly=True), self._rules.bits_per_year
+        before, most = self._bits_before(release, past, singly=True), self._rules.bits_per_year
         if self._too_many_bits(release, before):
             raise RefusedError(
                 f"release budget: {before:.1f} bits of this firm were told within a year, {release.bits:.1f} more "
@@ -122,8 +123,9 @@ class ReleaseBudget:
         """Return whether a single firm was released as often as the policy allows, batches counted too."""
         if self._rules.control == "off":
             return False
-        times = self._times(release, self._of_firm(release, self._since_s()))
-        return any(self._over(release, *times)) or self._too_many_bits(release, self._bits_before(release))
+        past = self._of_firm(release)
+        times = self._times(release, self._lately(past))
+        return any(self._over(release, *times)) or self._too_many_bits(release, self._bits_before(release, past))
 
     def admit(self, release: Release, token: tuple[str, str] | None = None, *, as_unknown: bool = False) -> None:
         """Check once more and write down, as one transaction, just before the opened share leaves.
@@ -170,15 +172,21 @@ class ReleaseBudget:
                     f"{self._rules.min_difference} firms; score the same firms or add more"
                 )
 
-    def _of_firm(self, release: Release, since_s: float) -> list[Release]:
-        past = self._ledger.of_firm(int(release.firms[0]), since_s)
+    def _of_firm(self, release: Release) -> list[Release]:
+        """Return the other releases of one firm, as far back as any rule looks."""
+        past = self._ledger.of_firm(int(release.firms[0]), min(self._since_s(), self._ledger.now_s() - _YEAR_S))
         return [r for r in past if r.reference != release.reference]
 
-    def _bits_before(self, release: Release, *, singly: bool = False) -> float:
+    def _lately(self, past: Iterable[Release]) -> list[Release]:
+        """Return those within the policy's window."""
+        since_s = self._since_s()
+        return [r for r in past if r.at_s >= since_s]
+
+    def _bits_before(self, release: Release, past: Iterable[Release], *, singly: bool = False) -> float:
         """Return what the bank was told of one firm within a year; exact scores are agreed apart."""
-        firm, told = int(release.firms[0]), dict[object, float]()
-        for r in self._of_firm(release, self._ledger.now_s() - _YEAR_S):
-            if self._is_bounded(r, release) and (r.kind == ONLINE or not singly):
+        firm, told, since_s = int(release.firms[0]), dict[object, float](), self._ledger.now_s() - _YEAR_S
+        for r in past:
+            if r.at_s >= since_s and self._is_bounded(r, release) and (r.kind == ONLINE or not singly):
                 record = r.record_of(firm)
                 told[r.reference if record is None else (r.model, r.code_map, record)] = r.bits
         return sum(told.values())

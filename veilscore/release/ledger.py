@@ -19,6 +19,7 @@ import contextlib
 import hashlib
 import math
 import secrets
+import sqlite3
 import threading
 import time
 from collections import Counter, defaultdict
@@ -146,6 +147,9 @@ def firms_by_bits(releases: Iterable[Release]) -> dict[str, Counter[float]]:
 class ReleaseLedger:
     """Keeps the releases of one holder; it may be used from any thread.
 
+    Who only looks waits for no transaction: one connection writes, another reads. A release whose transaction is still
+    waiting for the disk counts for them already, or not yet: what decides is `exclusive`.
+
     path : the SQLite file, made if absent.
     clock : seconds since the epoch.
     Every method raises StateError where the file cannot be read or written.
@@ -154,8 +158,9 @@ class ReleaseLedger:
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
         self._path = path
         self._clock = clock
-        self._lock = threading.RLock()
-        self._busy = False  # a transaction is under way
+        self._lock = threading.RLock()  # of `_db`: it is held while a transaction waits for the disk
+        self._memory = threading.RLock()  # of `_reads` and all below: it is held for as long as a look takes
+        self._busy = 0  # the thread whose transaction is under way
         self._current = False  # whether all that the file holds is in memory, within a transaction
         self._steady = False  # within `steady`
         self._wrote = self._ahead = False  # within a transaction: it has written, and memory has what it wrote
@@ -164,11 +169,14 @@ class ReleaseLedger:
         self._single: dict[int, list[Release]] = {}
         self._times: dict[tuple[str, str], list[float]] = {}
         with self._told():
-            self._db = open_sqlite(path, _TABLES)
+            self._db = self._reads = open_sqlite(path, _TABLES)
             if "bits" not in {column[1] for column in self._db.execute("PRAGMA table_info(releases)")}:
                 self._db.execute(_BITS)
         try:
             self._key = self._own_key()
+            with self._told():
+                self._reads = open_sqlite(path, ())
+                self._reads.execute("PRAGMA query_only=ON")
         except BaseException:
             self._db.close()
             raise
@@ -178,6 +186,7 @@ class ReleaseLedger:
 
     def close(self) -> None:
         """Close the file."""
+        self._reads.close()
         self._db.close()
 
     def now_s(self) -> float:
@@ -313,13 +322,21 @@ class ReleaseLedger:
         return bytes(row[1])
 
     def _one(self, query: str, *values: object) -> tuple[Any, ...] | None:
-        found: tuple[Any, ...] | None = self._db.execute(query, values).fetchone()
+        found: tuple[Any, ...] | None = self._connection.execute(query, values).fetchone()
         return found
+
+    @property
+    def _connection(self) -> sqlite3.Connection:
+        """Return the connection that sees what this thread wrote, within its transaction too."""
+        return self._db if self._busy == threading.get_ident() else self._reads
 
     def _catch_up(self) -> None:
         """Read the releases that are new, at most once a transaction; another process may have written some."""
-        rows = () if self._current or self._steady else self._db.execute(_NEWER, (self._seen,)).fetchall()
-        self._current, self._ahead = self._busy, self._ahead or self._wrote
+        writing = self._busy == threading.get_ident()
+        steady = self._current if writing else self._steady
+        rows = () if steady else self._connection.execute(_NEWER, (self._seen,)).fetchall()
+        if writing:
+            self._current, self._ahead = True, self._ahead or self._wrote
         for *named, digests, inputs, packed, number in rows:
             kind, bank, reference, model, code_map, hashes, record, at_s, bits = named
             firms, submitted, records = (
@@ -340,8 +357,8 @@ class ReleaseLedger:
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:
-        """Hold the lock for one statement that reads, which needs no transaction of its own."""
-        with self._lock, self._told():
+        """Hold the memory for one look, which needs no transaction of its own."""
+        with self._memory, self._told():
             yield
 
     @contextlib.contextmanager
@@ -353,19 +370,21 @@ class ReleaseLedger:
                 return
             try:
                 with self._told(), transaction(self._db):
-                    self._busy = True
+                    self._busy = threading.get_ident()
                     yield
             except BaseException:
                 if self._ahead:  # memory has releases that were not written down after all: read anew
-                    self._seen, self._many, self._single, self._times = 0, [], {}, {}
+                    with self._memory:
+                        self._seen, self._many, self._single, self._times = 0, [], {}, {}
                 raise
             finally:
-                self._busy = self._current = self._wrote = self._ahead = False
+                self._busy = 0
+                self._current = self._wrote = self._ahead = False
 
     @contextlib.contextmanager
     def steady(self) -> Iterator[None]:
         """Read what is new once for a block that only looks; what is written meanwhile is seen by `exclusive` later."""
-        with self._lock, self._told():
+        with self._memory, self._told():
             self._catch_up()
             self._steady = True
             try:

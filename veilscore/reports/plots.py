@@ -158,19 +158,31 @@ def validation_chart(fall: Sequence[float], n_kept: int) -> Chart:
     return chart
 
 
-def account_chart(spending: Sequence[SpendingRow], job_limit: float, year_limit: float) -> Chart:
-    """Draw what each job of a year spent of an account, and the root of the sum of squares that they add up to."""
-    chart = Chart("mu that jobs have spent of the account within a year", "day of the last opening", "mu")
+ACCOUNT_WORDS = (
+    "mu that jobs have spent of the account within a year", "day of the last opening", "mu", "all jobs", "a job",
+    "most a year: %s", "most a job: %s",
+)  # fmt: skip
+
+
+def account_chart(
+    spending: Sequence[SpendingRow], job_limit: float, year_limit: float, words: Sequence[str] = ACCOUNT_WORDS
+) -> Chart:
+    """Draw what each job of a year spent of an account, and the root of the sum of squares that they add up to.
+
+    words : those of `ACCOUNT_WORDS`, in the reader's language.
+    """
+    *names, every, one, most_year, most_job = words
+    chart = Chart(*names)
     days = [dt.date.fromisoformat(row.day).toordinal() for row in spending]
     together = [math.sqrt(mu2) for mu2 in accumulate(row.mu**2 for row in spending)]
     span = [min(days) - 1, max(days) + 1]
     x = [span[0], *(day for day in days for _ in (0, 1)), span[1]]
     y = [0.0, 0.0, *(mu for mu in together for _ in (0, 1))]
-    chart.line(x, y, "joint", label="all jobs")
-    chart.line(days, [row.mu for row in spending], "other", label="a job", width=0, dots=2.6)
-    for limit, name, colour in ((year_limit, "year", "joint"), (job_limit, "job", "other")):
+    chart.line(x, y, "joint", label=every)
+    chart.line(days, [row.mu for row in spending], "other", label=one, width=0, dots=2.6)
+    for limit, text, colour in ((year_limit, most_year, "joint"), (job_limit, most_job, "other")):
         chart.rule(colour, y=limit, dash=DASHED)
-        chart.note(span[0], limit, f"most a {name}: {limit:g}", anchor="start")
+        chart.note(span[0], limit, text % f"{limit:g}", anchor="start")
     chart.whole_x, chart.most_x = True, 3
     chart.x_format = lambda day, _: dt.date.fromordinal(int(day)).isoformat()
     chart.y_limits, chart.legend = (0, 1.15 * max(year_limit, job_limit, *together)), "center right"

@@ -205,7 +205,7 @@ def _holder_decide(context: StepContext) -> Protocol[None]:
         watch.keep(context, filed, ~unknown)
     if p.tells_counts:
         told = yield from holder_is_told(context.session, circuit.n_steps)
-        keep_told(store, filed.decision, told, TOLD.sigma(sensitivity()), n_rows)
+        keep_told(store, filed, told, TOLD.sigma(sensitivity()), n_rows)
     store.save_json("scored", {"n_rows": n_rows, "model": request.decision.hex()})
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from veilscore.arrays import Array, Mask, Vector
 from veilscore.data.table import Table
 from veilscore.files.store import JobStore, write_text
+from veilscore.models.decided import FiledDecision
 from veilscore.protocols.decision import Decided
 from veilscore.terms.decision import DecisionModel
 
@@ -48,17 +49,19 @@ def write_decisions(store: JobStore, table: Table, decision: DecisionModel, foun
 
 
 def keep_told(
-    store: JobStore, decision: DecisionModel, counts: Vector, sigma: float, n_rows: int, name: str = "decided"
+    store: JobStore, filed: FiledDecision, counts: Vector, sigma: float, n_rows: int, name: str = "decided"
 ) -> None:
-    """Keep noised counts (n_steps + 1,) by name of the step, their noise, and the cut-offs behind them, as NAME.json.
+    """Keep noised counts (n_steps + 1,) by name of the step, their noise, and what was counted by, as NAME.json.
 
     sigma : the deviation of the noise.
     """
+    decision = filed.decision
     by_step = dict(zip(map(decision.step_of, range(counts.size)), counts.tolist(), strict=True))
     named = {decision.name_of(step): round(by_step[step], 1) for step in sorted(by_step)}
     cutoffs = {name: list(decision.cutoffs_of(name)) for name in decision.measures}
     said = {"decision": decision.name, "n_rows": n_rows, "noise": round(sigma, 2), "steps": named, "cutoffs": cutoffs}
-    store.save_json(name, said | {"order": list(named)})  # a file's keys are sorted
+    by = {"watch": decision.watch, "models": {measure: pin.model_sha256 for measure, pin in filed.pins.items()}}
+    store.save_json(name, said | by | {"order": list(named)})  # a file's keys are sorted
 
 
 def _status(unknown: Mask | None, n_rows: int) -> Array:

@@ -274,7 +274,7 @@ FIT = Step(
         COMMITTED,
         *hidden("holder", "ciphertext", "ResidualBankTables", "ResidualBankLookup", "ResidualBankBlock"),
         *hidden("bank", "hint", "ResidualHolderHints"),
-        *hidden("bank", "masked", "ResidualHolderBlock"),
+        *hidden("bank", "masked", "ResidualHolderSums"),
         Leak("ResidualHolderOpened", "bank", "opened", "noised gradient and second moments of its columns' effects"),
     ),
     tells_besides={},

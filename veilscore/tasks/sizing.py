@@ -44,7 +44,7 @@ def _bank_size(context: StepContext) -> Protocol[None]:
     counts = yield from bank_size(
         context.session, request, circuit, measures, bound, charge_of(p), tell_holders=p.tell_holders
     )
-    keep_told(context.store, filed.decision, counts, charge_of(p).sigma(sensitivity()), n_rows, "sized")
+    keep_told(context.store, filed, counts, charge_of(p).sigma(sensitivity()), n_rows, "sized")
 
 
 def _holder_size(context: StepContext) -> Protocol[None]:
@@ -67,7 +67,7 @@ def _holder_size(context: StepContext) -> Protocol[None]:
         # the noise of lead and bank together; the lead, which knows its own, has that of the bank alone
         both = 1.0 if context.session.party == context.session.lead else 2.0**0.5
         sigma = both * charge_of(p).sigma(sensitivity())
-        keep_told(context.store, filed.decision, told, sigma, row_of.size, "sized")
+        keep_told(context.store, filed, told, sigma, row_of.size, "sized")
 
 
 def _refuse(context: StepContext, p: SizeDecision, decision: DecisionModel, request: DecisionRequest) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
@@ -52,7 +53,7 @@ class Bands:
         """Return the most that the number of a band tells of a firm, in bits."""
         return math.log2(len(self.limits) + 1)
 
-    @property
+    @cached_property
     def sha256(self) -> bytes:
         """Return the digest of the cut-offs alone: two sets of bands with the same cut-offs tell the same."""
         return hashlib.sha256(b"veilscore/bands/v1" + np.array(self.limits, "<i8").tobytes()).digest()

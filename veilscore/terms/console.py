@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -57,6 +58,12 @@ class ConsoleConfig(Strict):
     session_hours: float = Field(default=10, gt=0, le=24, description="and so long after it began, whatever happens")
     per_minute: int = Field(default=300, ge=10, le=100_000, description="requests of one address in a minute")
     entries_per_minute: int = Field(default=10, ge=1, le=1000, description="attempts of one address to enter, a minute")
+    proxies: tuple[IPv4Network | IPv6Network, ...] = Field(
+        default=(),
+        max_length=20,
+        description="addresses or networks of the party's own proxies, whose X-Forwarded-For says who asks; empty: "
+        "none, and the header counts for nothing",
+    )
     connections: int = Field(default=256, ge=1, le=10_000, description="connections at one time")
 
     @model_validator(mode="after")

@@ -1,8 +1,9 @@
 """The federation file says who takes part, where they listen, and which certificate each is pinned to.
 
 Every member keeps its own copy and checks it by eye or by telephone against the others' fingerprints;
-nothing in it is secret. All trust between nodes comes from this file: the certificates that members pin, and under
-them the signed statements by which keys are replaced and revoked (rotation.py), which nodes add while they run.
+nothing in it is secret. All trust between nodes comes from this file: the certificates that members pin, the
+signatures by which all nodes agreed to them (charter.py), and under them the signed statements by which keys are
+replaced and revoked and nodes move (rotation.py), which nodes add while they run.
 """
 
 from __future__ import annotations
@@ -12,21 +13,22 @@ import time
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import Field, field_validator, model_validator
 
-from veilscore.errors import ConfigError, IdentityError, StateError, VeilscoreError
+from veilscore.errors import IdentityError, StateError, VeilscoreError
 from veilscore.files.private import private_file, private_folder
 from veilscore.files.store import write_text
-from veilscore.keys.identity import Certificate, check_name, parse_certificate
+from veilscore.keys.identity import Certificate, check_address, check_name, parse_certificate
 from veilscore.keys.key_history import KeyHistory, PartyKeys
 from veilscore.keys.rotation import KeyStatement
 from veilscore.terms.settings import Strict, nearest, parse, parse_yaml, read_text
 
 T = TypeVar("T")
 Role = Literal["bank", "holder", "coordinator", "operator"]
+Signature = Annotated[str, Field(pattern=r"^([0-9a-f]{2}){8,80}$")]
 _MOST_BYTES = 1 << 26  # every member may add 100 statements (key_history.py), each with a certificate
 
 
@@ -83,7 +85,10 @@ class Federation(Strict):
     name: str = Field(description="name of the federation")
     members: tuple[Member, ...] = Field(description="one coordinator, at least one bank; certificates as first pinned")
     statements: tuple[KeyStatement, ...] = Field(
-        default=(), description="signed statements that replace or revoke keys; nodes write them"
+        default=(), description="signed statements that replace or revoke keys, or move a node; nodes write them"
+    )
+    signatures: dict[str, Signature] = Field(
+        default_factory=dict, description="of all nodes, over its name and nodes; `veilscore join` collects them"
     )
 
     @model_validator(mode="after")
@@ -114,10 +119,10 @@ class Federation(Strict):
 
     @cached_property
     def _newest(self) -> dict[str, Member]:
-        return {m.name: _with_certificate(m, self.history.newest(m.name)) for m in self.members}
+        return {m.name: _now(m, self.history) for m in self.members}
 
     def member(self, name: str) -> Member:
-        """Return the member called `name`, with its newest certificate; IdentityError names the nearest."""
+        """Return the member called `name`, with its newest certificate and address; IdentityError names the nearest."""
         if name in self._newest:
             return self._newest[name]
         raise IdentityError(
@@ -134,7 +139,12 @@ class Federation(Strict):
         for statement in sorted(statements, key=lambda s: s.order):
             every.setdefault(statement.order, statement)
         history = KeyHistory.of(self.name, [m.identity for m in self.members], every.values())
-        return Federation(name=self.name, members=self.members, statements=tuple(history.applied))
+        applied = tuple(history.applied)
+        return Federation(name=self.name, members=self.members, statements=applied, signatures=self.signatures)
+
+    def next_date_ms(self) -> int:
+        """Return the time now, but after every known statement, so that the order of dates is that of events."""
+        return max([int(time.time() * 1000), *(s.date_ms + 1 for s in self.statements)])
 
     def with_role(self, role: Role) -> tuple[Member, ...]:
         """Return the members of one role, in the order of the file."""
@@ -146,10 +156,11 @@ class Federation(Strict):
         return self.with_role("coordinator")[0]
 
 
-def _with_certificate(member: Member, certificate: Certificate) -> Member:
-    if certificate.fingerprint == member.fingerprint:
+def _now(member: Member, history: KeyHistory) -> Member:
+    certificate, address = history.newest(member.name), history.moved_to(member.name) or member.address
+    if (certificate.fingerprint, address) == (member.fingerprint, member.address):
         return member
-    return member_of(certificate, member.address)
+    return member_of(certificate, address)
 
 
 def member_of(certificate: Certificate, address: str | None) -> Member:
@@ -181,8 +192,9 @@ def load_federation(path: Path) -> Federation:
 def save_federation(federation: Federation, path: Path) -> None:
     """Write federation.yaml, whole or not at all; StateError if it cannot be written."""
     content = federation.model_dump(mode="json", exclude_none=True)
-    if not federation.statements:
-        del content["statements"]
+    for name in ("statements", "signatures"):
+        if not content[name]:
+            del content[name]
     text = yaml.dump(content, Dumper=_BlockDumper, sort_keys=False)
     try:
         private_folder(path.parent)
@@ -192,14 +204,19 @@ def save_federation(federation: Federation, path: Path) -> None:
 
 
 def add_statements(path: Path, statements: Iterable[KeyStatement]) -> Federation:
-    """Put statements into a federation file, which nodes and commands may change at the same time, and return it."""
+    """Put statements into a federation file and return it."""
+    return change_federation(path, lambda before: before.with_statements(statements))
+
+
+def change_federation(path: Path, change: Callable[[Federation], Federation]) -> Federation:
+    """Change a federation file, which nodes and commands may do at the same time, and return what is in it then."""
     try:
         with open(private_file(path.with_name(f".{path.name}.lock")), "a", encoding="ascii") as lock:  # noqa: PTH123 - a descriptor
             # a file of its own is locked: the federation file is replaced, and a lock on it would go with it
             fcntl.flock(lock, fcntl.LOCK_EX)
             before = load_federation(path)
-            after = before.with_statements(statements)
-            if after.statements != before.statements:
+            after = change(before)
+            if after != before:
                 save_federation(after, path)
             return after
     except OSError as error:
@@ -215,16 +232,6 @@ def _represent_str(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 
 
 _BlockDumper.add_representer(str, _represent_str)
-
-
-def check_address(address: str) -> str:
-    """Return `address` if it is host:port with a port from 1 to 65535; ConfigError otherwise."""
-    host, _, port = address.rpartition(":")
-    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    digits = port.isascii() and port.isdigit() and len(port) <= 5
-    if not bare or (":" in bare and bare == host) or not digits or not 1 <= int(port) <= 65535:
-        raise ConfigError(f"address {address!r} must be host:port, for example tax.example.org:7101")
-    return address
 
 
 def _twice(what: str, first: str, second: str, value: str) -> str:

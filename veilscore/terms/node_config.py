@@ -17,7 +17,9 @@ from veilscore.terms.parameters import ColumnName, Name, Parameters, Sampled
 from veilscore.terms.policy import NodePolicy
 from veilscore.terms.reading import ReadingRules
 from veilscore.terms.settings import Strict, VariableName, load
+from veilscore.terms.traces import TraceConfig
 from veilscore.terms.training import Training
+from veilscore.terms.watching import LogConfig, MetricsConfig
 
 PersonRole = Literal["modeller", "steward", "auditor", "operator", "account_manager"]
 
@@ -195,7 +197,7 @@ class AuditRules(Strict):
     online_mb: int = Field(
         default=8192,
         ge=0,
-        description="records of online scores together, MB, about 0.2 MB a holder and score; 0: none are kept",
+        description="records of online scores together, MB, about 7 kB a holder and score; 0: none are kept",
     )
 
 
@@ -227,6 +229,13 @@ class NodeConfig(Strict):
     door: DoorConfig | None = Field(default=None, description="bank: how loan systems reach it; null: they do not")
     console: ConsoleConfig = Field(default=ConsoleConfig(), description="how `veilscore console` serves its people")
 
+    metrics: MetricsConfig | None = Field(
+        default=None, description="where the node answers /metrics and /health on this machine; null: nowhere"
+    )
+    log: LogConfig = Field(default=LogConfig(), description="where the node's log goes")
+    traces: TraceConfig | None = Field(
+        default=None, description="the party's own collector of OpenTelemetry traces; null: none are kept"
+    )
     language_model: LanguageModelConfig | None = Field(
         default=None, description="bank: its own server that drafts sentences made of facts; null: none does"
     )
@@ -278,6 +287,7 @@ def load_node_config(home: Path | str) -> NodeConfig:
             "datasets": datasets,
             "door": None if config.door is None else config.door.below(home),
             "console": config.console.below(home),
+            "traces": None if config.traces is None else config.traces.below(home),
             "federation": home / config.federation,
             "identity": home / config.identity,
         }

@@ -55,6 +55,7 @@ ACCESS: dict[str, frozenset[str]] = {
     "JobEnded": _NODES_ONLY,
     "Revocations": _NODES_ONLY,
     "Withdrawn": _NODES_ONLY,
+    "WriteSection": _NODES_ONLY,
     "EncryptRecord": _NODES_ONLY,
     "AskKeys": _NODES_ONLY,
     "PrepareSpare": _NODES_ONLY,

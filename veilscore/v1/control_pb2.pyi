@@ -594,6 +594,22 @@ class SignedConsent(_message.Message):
     commitments: bytes
     def __init__(self, body: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., commitments: _Optional[bytes] = ...) -> None: ...
 
+class AskSection(_message.Message):
+    __slots__ = ("consent", "firm", "dataset")
+    CONSENT_FIELD_NUMBER: _ClassVar[int]
+    FIRM_FIELD_NUMBER: _ClassVar[int]
+    DATASET_FIELD_NUMBER: _ClassVar[int]
+    consent: bytes
+    firm: str
+    dataset: str
+    def __init__(self, consent: _Optional[bytes] = ..., firm: _Optional[str] = ..., dataset: _Optional[str] = ...) -> None: ...
+
+class WrittenSection(_message.Message):
+    __slots__ = ("section",)
+    SECTION_FIELD_NUMBER: _ClassVar[int]
+    section: str
+    def __init__(self, section: _Optional[str] = ...) -> None: ...
+
 class AskRevocations(_message.Message):
     __slots__ = ("issuer", "number", "offset")
     ISSUER_FIELD_NUMBER: _ClassVar[int]

@@ -205,14 +205,16 @@ class RefitHolderReady(_message.Message):
     def __init__(self, map_sha256: _Optional[bytes] = ...) -> None: ...
 
 class ResidualBankTables(_message.Message):
-    __slots__ = ("product_public", "x_enc", "moments")
+    __slots__ = ("product_public", "x_enc", "moments", "inner_public")
     PRODUCT_PUBLIC_FIELD_NUMBER: _ClassVar[int]
     X_ENC_FIELD_NUMBER: _ClassVar[int]
     MOMENTS_FIELD_NUMBER: _ClassVar[int]
+    INNER_PUBLIC_FIELD_NUMBER: _ClassVar[int]
     product_public: bytes
     x_enc: _containers.RepeatedScalarFieldContainer[bytes]
     moments: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, product_public: _Optional[bytes] = ..., x_enc: _Optional[_Iterable[bytes]] = ..., moments: _Optional[_Iterable[int]] = ...) -> None: ...
+    inner_public: bytes
+    def __init__(self, product_public: _Optional[bytes] = ..., x_enc: _Optional[_Iterable[bytes]] = ..., moments: _Optional[_Iterable[int]] = ..., inner_public: _Optional[bytes] = ...) -> None: ...
 
 class ResidualHolderHints(_message.Message):
     __slots__ = ("part", "parts", "data")
@@ -244,7 +246,7 @@ class ResidualBankBlock(_message.Message):
     ciphertexts: _containers.RepeatedScalarFieldContainer[bytes]
     def __init__(self, part: _Optional[int] = ..., parts: _Optional[int] = ..., ciphertexts: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
-class ResidualHolderBlock(_message.Message):
+class ResidualHolderSums(_message.Message):
     __slots__ = ("part", "parts", "data")
     PART_FIELD_NUMBER: _ClassVar[int]
     PARTS_FIELD_NUMBER: _ClassVar[int]

@@ -183,8 +183,11 @@ class Served(Generic[R]):
                 return self._result if reply is None and command is None else reply
             else:
                 try:
-                    async with asyncio.timeout_at(end_s):
+                    if end_s is None:
                         answer = await self._perform(command)
+                    else:
+                        async with asyncio.timeout_at(end_s):
+                            answer = await self._perform(command)
                 except TimeoutError:
                     failure = PeerError(late)
                 except VeilscoreError as error:
