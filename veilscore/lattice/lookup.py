@@ -4,8 +4,7 @@ Source: docs/protocols/lattice.md, section 3 (the histogram turned round: hints 
 Parties: the code owner (private codes, for a job) and the table owner (private theta, new each step).
 Messages: hints, once, code owner to table owner; one `LookupQuery` a step, the other way; no reply. Where there is one
     table, its cells may go first: hints and sums are then made in one pass over the rows, and beta follows.
-Reveals: nothing but sizes; each party keeps a share of every row's sum, right within one unit, or exact
-    (but for 2^-50) with `opened=True`.
+Reveals: nothing but sizes; each party keeps a share of each row's sum, to one unit, or (`opened`) exact but for 2^-50.
 Assumes: ring-LWE at 128 bits; both give the same label, fresh for the session and set of codes.
 Aborts: MessageError on a message of wrong size or range; SecretReuseError where a secret would be used twice.
 """
