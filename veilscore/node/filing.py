@@ -107,8 +107,8 @@ class Filing:
         for entry in self._ledger.entries():
             if entry.job_id in self._settled or not self.is_done(entry):
                 continue
-            if end := self._end_of(entry.job_id):
-                if not end.get("filed"):  # the disk was full when its end was told
+            if known := self._end_of(entry.job_id):
+                if not known.get("filed"):  # the disk was full when its end was told
                     await self._file(entry, "")
                 self._settled.add(entry.job_id)
                 continue
