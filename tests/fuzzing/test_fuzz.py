@@ -9,6 +9,7 @@ import fuzz
 import parsers
 import pytest
 
+pytestmark = pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")  # odd serials
 SECONDS = 0.7  # of each parser: `make fuzz` gives each a million inputs
 ROOT = Path(__file__).parents[2]
 VERBS = {"parse", "read", "from", "unpack", "decode", "verify"}
