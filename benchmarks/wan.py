@@ -176,6 +176,7 @@ def main() -> None:
         sys.exit("default_credit is needed beside the checkout (../shared/data)")
     figures: dict[str, Any] = {}
     with slow_federation(data) as folder:
+        figures["first_scorecard"] = scorecard(folder, "first")  # connections made, code loaded
         figures["scorecard"] = scorecard(folder, "firms")
         print("scorecard", figures["scorecard"], flush=True)
         with (data / "bank.csv").open(encoding="utf-8") as file:

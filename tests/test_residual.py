@@ -26,7 +26,15 @@ from veilscore.models.residual import (
     quantised,
     tables,
 )
-from veilscore.protocols.residual import bank_cells, bank_fit, gradient_bits, holder_cells, holder_fit
+from veilscore.protocols.residual import (
+    bank_cells,
+    bank_fit,
+    gradient_bits,
+    holder_cells,
+    holder_fit,
+    spread,
+    weight_bits,
+)
 from veilscore.v1 import scorecard_pb2 as pb
 from veilscore.wire.memory import simulate
 from veilscore.wire.protocol import Charge, Session
@@ -182,8 +190,26 @@ def test_scaled_tables_have_the_norms_that_the_sensitivities_assume():
     assert np.linalg.norm(ranges) == pytest.approx(1)
     np.testing.assert_allclose(x * norm, made.x)
     y, norm = made.for_moments()
-    assert np.linalg.norm(np.maximum.reduceat(np.abs(y), at)) == pytest.approx(1)
+    greatest = np.maximum.reduceat(np.abs(np.rint(np.ldexp(y, model.TABLE_BITS))), at)
+    assert 0.98 * 2**model.TABLE_BITS < np.linalg.norm(greatest) <= 2**model.TABLE_BITS, "as they are looked up"
     np.testing.assert_allclose(y * norm, made.x)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(2, 12))
+def test_weights_that_are_spread_keep_their_sums_and_their_bound(seed, bits):
+    rng = np.random.default_rng(seed)
+    weight = rng.uniform(0, 0.25, 500) * rng.choice([0.0, 0.02, 1.0], 500)
+    weight[rng.integers(0, 500, 5)] = 0.25
+    units = spread(weight, bits)
+    assert units.min() >= 0
+    assert units.max() <= 1 << (bits - 2)
+    assert (np.abs(np.cumsum(units) - np.cumsum(np.ldexp(weight, bits))) < 1 + 1e-3).all()
+
+
+def test_bits_of_weights_follow_from_the_rows():
+    assert [weight_bits(n) for n in (1, 22_500, 1 << 20, 1 << 24)] == [12, 11, 6, 2]
+    with pytest.raises(ParameterError, match="more than"):
+        weight_bits((1 << 24) + 1)
 
 
 def test_only_the_strongest_columns_have_moments_and_weights_stand_for_the_rest():

@@ -102,12 +102,16 @@ class Tables:
         return self.x / norm, norm
 
     def for_moments(self) -> tuple[Vector, float]:
-        """Tables (cells,) of the strongest columns divided by the norm of their greatest values, and that norm."""
+        """Tables (cells,) of the strongest columns divided by the norm of their greatest values, and that norm.
+
+        The norm is taken so much larger that it is at most 1 once values are rounded to `TABLE_BITS`.
+        """
         strongest = np.zeros(self.n_codes.size, bool)
         strongest[np.argsort(-self.iv, kind="stable")[:MOST_MOMENTS]] = True
         x = np.where(np.repeat(strongest & self.used, self.n_codes), self.x, 0.0)
         greatest = np.maximum.reduceat(np.abs(x), offsets(self.n_codes)[:-1])
         norm = math.sqrt(float((greatest**2).sum())) or 1.0
+        norm /= 1 - math.ldexp(math.sqrt(MOST_MOMENTS), -TABLE_BITS - 1)
         return x / norm, norm
 
 

@@ -272,7 +272,7 @@ def _codes_to_score(
 def _scoring_cost(n: float, sizes: Sizes, *, bands: bool) -> Cost:
     m = len(sizes.holders)
     blocks = n // 4096 + 1
-    sent = m * (USUAL_CELLS + 2 * blocks) * _OPEN_BYTES
+    sent = m * (USUAL_CELLS + blocks) * _OPEN_BYTES
     return costed(sent + bands * _BAND_BYTES * n, m * n * 5e-6 + bands * _BAND_S * n)
 
 

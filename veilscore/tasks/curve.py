@@ -129,7 +129,7 @@ def _holder_curve(context: StepContext) -> Protocol[None]:
 
 def _cost(_parameters: Any, sizes: Sizes) -> Cost:
     n, m = sizes.held or sizes.bank / 4, len(sizes.holders)
-    return costed(m * (USUAL_CELLS + 2 * (n // 4096 + 1)) * _OPEN_BYTES + _ROW_BYTES * n, 0.3 + _ROW_S * n)
+    return costed(m * (USUAL_CELLS + n // 4096 + 1) * _OPEN_BYTES + _ROW_BYTES * n, 0.3 + _ROW_S * n)
 
 
 _CARD = (*hidden("bank", "hint", "BatchHolderHints"), *hidden("holder", "ciphertext", "BatchBankQuery"))

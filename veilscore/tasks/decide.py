@@ -227,7 +227,7 @@ def _refuse(context: StepContext, p: Decide, filed: FiledDecision, n_rows: int) 
 def cost_of(sizes: Sizes, *, more_bytes: float = 0.0) -> Cost:
     """Return what usual measures and the circuit take; more_bytes : of a firm."""
     m = len(sizes.holders)
-    looked_up = _MODELS * m * (USUAL_CELLS + sizes.bank / 2048) * 4096 * 16.0
+    looked_up = _MODELS * m * (USUAL_CELLS + sizes.bank / 4096) * 4096 * 16.0
     return costed(looked_up + (_ROW_BYTES + more_bytes) * sizes.bank, _ROW_S * m * sizes.bank)
 
 

@@ -233,8 +233,9 @@ def _cost_of_bin(_parameters: Any, sizes: Sizes) -> Cost:
 
 def _cost_of_train(_parameters: Any, sizes: Sizes) -> Cost:
     m, d = len(sizes.holders), _USUAL_COLUMNS
-    sent = (d + 1) * PRODUCT_BYTES * sizes.train + d * (d + 1) / 2 * 8192 * PRODUCT_BYTES + USUAL_CELLS * 8192 * 4 * d
-    return costed(m * sent, m * (0.3 + 1e-5 * sizes.train))
+    # u and hints by row; a pair's reply and the cells of tables by ring element; keys, tables and reply of the gradient
+    sent = (15 * (d + 1) + 9 * d) * sizes.train + (d * (d + 1) / 2 + USUAL_CELLS) * 9 * 4096 + 3 * 8192 * PRODUCT_BYTES
+    return costed(m * sent, m * (0.3 + 5e-6 * sizes.train))
 
 
 CELLS = Step(
