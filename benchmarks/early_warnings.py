@@ -292,7 +292,7 @@ def life(folder: Path, n_firms: int) -> tuple[dict[float, float], dict[str, Any]
     fit, test = ({p: taken(p, one) for p, one in tables.items()} for tables in (fit, test))
     usual = {"rows": "firm_dates", "rows_per_firm": 12, "despite_noise": True}
     models: dict[str, JointModel] = {
-        "card": JointScorecard(name="card", firm_weight="shared", **usual),
+        "card": JointScorecard(name="card", firm_weight="shared", max_bin=64, min_bin_fraction=0.005, **usual),
         "trees": JointBoosting(name="trees", max_bin=64, min_bin_fraction=0.002, **OWN_TREES, **usual),
     }
     ratios, surely = dict[str, dict[float, float]](), dict[str, float]()

@@ -27,6 +27,7 @@ from veilscore.terms.job import parse_job
 from veilscore.terms.settings import parse_json, read_text
 
 _LEAST_OVER_NOISE = 3.0  # times the noise that every count of a sizing must be
+MOST_BINS = 64  # of a column of the scorecard
 ROWS_PER_FIRM = 12  # months of a firm in a scorecard, whose weights add up to one: the noise is that of one row
 Body = dict[str, Any]
 
@@ -131,13 +132,21 @@ def training_jobs(bank: str, datasets: Mapping[str, str], settings: BankSettings
         "as_of": [str(day) for day in np.unique(rows.days)],
     }
     months = min(ROWS_PER_FIRM, int(np.unique(rows.firms, return_counts=True)[1].max()))
+    # a column tells no firms of a bin apart: those of the smallest level take several bins
+    least = min(0.05, min(level.share for level in settings.warnings.levels) / 4)
     return {
         "hazard-card": _text(
             "hazard-card",
             "train_scorecard",
             bank,
             datasets,
-            {**usual, "rows_per_firm": months, "firm_weight": "shared"},
+            {
+                **usual,
+                "rows_per_firm": months,
+                "firm_weight": "shared",
+                "max_bin": MOST_BINS,
+                "min_bin_fraction": least,
+            },
         ),
         "hazard-trees": _text("hazard-trees", "train_boosting", bank, datasets, usual),
     }

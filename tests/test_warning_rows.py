@@ -242,6 +242,7 @@ def test_rows_are_written_with_variables_as_of_their_days(tmp_path):
     jobs = training_jobs("bank", {"bank": "panel", "tax": "panel"}, with_files(), rows)
     card, trees = (parse_job(text) for text in jobs.values())
     assert (card.parameters.rows_per_firm, card.parameters.firm_weight, len(card.parameters.as_of)) == (2, "shared", 2)
+    assert (card.parameters.max_bin, card.parameters.min_bin_fraction) == (64, 0.005)  # the smallest level has 2 %
     assert (trees.task, trees.parameters.rows_per_firm, trees.holders) == ("train_boosting", 1, ("tax",))
 
 
