@@ -13,8 +13,9 @@ PYTEST := $(PY) -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-
 
 N ?= 10000
 SEED ?= 0
+INPUTS ?= 1000000
 
-.PHONY: demo test slow check campaign lint bench protos messages clean setup lock sbom
+.PHONY: demo test slow check campaign fuzz lint bench protos messages clean setup lock sbom
 
 demo: $(VENV)/.demo
 	$(PY) examples/demo.py
@@ -33,6 +34,10 @@ check: lint test slow
 # Schedules of faults over a whole federation in memory: `make campaign N=300 SEED=7`.
 campaign: $(VENV)/.dev
 	$(PY) tests/simulation/campaign.py --schedules $(N) --seed $(SEED)
+
+# A million inputs for every parser of what peers or files bring.
+fuzz: $(VENV)/.dev
+	$(PY) tests/fuzzing/fuzz.py --inputs $(INPUTS) --seed $(SEED)
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check $(CODE)

@@ -27,7 +27,7 @@ def functions_in(path: Path) -> frozenset[str]:
 
 @cache
 def files() -> frozenset[str]:
-    parts = ("veilscore", "coordinator", "tests", "benchmarks", "examples", "docs", "protos", "party_bank")
+    parts = ("veilscore", "coordinator", "tests", "benchmarks", "examples", "docs", "protos", "party_bank", "deploy")
     found = [p for part in parts for p in (ROOT / part).rglob("*") if p.is_file()]
     return frozenset(str(p.relative_to(ROOT)) for p in (*found, *ROOT.glob("*")))
 

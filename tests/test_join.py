@@ -14,13 +14,13 @@ from typer.testing import CliRunner
 from coordinator.service import Coordinator
 from veilscore.cli import app
 from veilscore.errors import ConfigError, IdentityError, VeilscoreError
-from veilscore.keys.identity import load_identity, load_recovery_key
+from veilscore.keys.identity import create_identity, load_identity, load_recovery_key
 from veilscore.keys.rotation import move, revoke_by_recovery, revoke_by_vote
 from veilscore.keys.voice_words import voice_words
 from veilscore.node.founding import free_ports
 from veilscore.node.node import Node
 from veilscore.terms.charter import charter
-from veilscore.terms.federation import Federation, load_federation, save_federation
+from veilscore.terms.federation import Federation, load_federation, make_federation, member_of, save_federation
 
 ROLES = {"coordinator": "coordinator", "bank": "bank", "tax": "holder", "registry": "holder"}
 
@@ -170,6 +170,15 @@ def test_a_home_refuses_a_file_that_was_changed_after_it_was_signed(machines):
         veilscore("join", "sign", homes["tax"], homes["coordinator"] / "federation.yaml")
     path.write_text(text)
     assert "signed by all its nodes" in veilscore("join", "show", path)
+
+    # a person whom somebody wrote into the file on its way is nobody's here: people are each member's own
+    person = create_identity(homes["tax"].parent / "mallory", "mallory", "operator", passphrase=lambda: None)
+    with_person = make_federation("pilot", [*files[0].members, member_of(person.certificate, None)])
+    forged = with_person.model_copy(update={"signatures": files[0].signatures})
+    save_federation(forged, homes["tax"].parent / "forged.yaml")
+    path.unlink()
+    veilscore("join", "take", homes["tax"], homes["tax"].parent / "forged.yaml")
+    assert {m.name for m in load_federation(path).members} == set(ROLES)
 
 
 def opened(homes, *names):

@@ -203,7 +203,10 @@ def parse_graph(data: bytes, name: str, version: int = 0) -> Graph:
     for node in nodes.values():
         if node["type"] == TABLE:
             _check_table(node, where)
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    try:
+        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    except (UnicodeEncodeError, RecursionError):
+        raise ConfigError(f"{where} has text that is not Unicode, or is nested too deeply") from None
     graph = Graph(name, version, canonical, {node: nodes[node] for node in order}, edges)
     _compiled(graph, where)
     return graph
@@ -235,7 +238,7 @@ def _check_table(node: Mapping[str, Any], where: str) -> None:
         raise ConfigError(
             f"{where}: table {str(node['name'])[:60]!r} is damaged: a row or a column is not as JDM has it"
         )
-    if content["hitPolicy"] not in {"first", "collect"}:  # type: ignore[index]
+    if content.get("hitPolicy") not in ("first", "collect"):  # type: ignore[union-attr]
         raise ConfigError(f"{where}: table {str(node['name'])[:60]!r} has a hit policy other than first or collect")
 
 

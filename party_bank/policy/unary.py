@@ -15,7 +15,7 @@ import operator
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 
 Value = Decimal | str | bool | None | tuple[()]  # the empty tuple stands for a list or an object
 Outcome = bool | None  # None: an error
@@ -277,8 +277,12 @@ class _Reader:
         sign = self.take("-", "+")
         kind, text = self.kind, self.next
         if kind == "number":
+            try:
+                number = Decimal(text)
+            except InvalidOperation:  # an exponent that no Decimal has
+                raise self.beyond() from None
             self.place += 1
-            return -Decimal(text) if sign == "-" else Decimal(text)
+            return -number if sign == "-" else number
         if sign:
             raise self.beyond()
         if kind == "text":

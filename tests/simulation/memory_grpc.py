@@ -169,6 +169,8 @@ class _Exchange:
 class MemoryCaller:
     """What a handler sees of a call."""
 
+    trace = ""
+
     def __init__(self, exchange: _Exchange) -> None:
         self._exchange = exchange
         self.certificate, self.version, self.address = exchange.certificate, exchange.version, exchange.address
@@ -191,7 +193,7 @@ class MemoryCaller:
 class MemoryServer:
     """Stands for `GrpcServer`."""
 
-    def __init__(self, find, deliver, tls, limits, service="", talk=lambda _: None) -> None:
+    def __init__(self, find, deliver, tls, limits, service="", talk=lambda _: None, health=None) -> None:
         self._find, self._deliver, self._talk = find, deliver, talk
         self._ended: asyncio.Future[None] | None = None
         self._running: set[_Exchange] = set()

@@ -1,4 +1,4 @@
-"""The fault campaign in short: 300 schedules, and those that once failed."""
+"""The fault campaign in short: 120 schedules (`make campaign` runs 10,000), and those that once failed."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ ONCE_FAILED = {
     "a write that was cut off left its temporary file for ever": (1, 9, 25, 41, 69),
     "an answer to a job was kept and acted on, and the log lacked it": (122, 187, 264),
     "a job whose end met a full disk stayed `running`, and nobody worked on it": (26, 38, 61, 91),
+    "a call that was cut off left a job's model unfiled until the next start": (1544, 1598),
 }
 
 pytestmark = pytest.mark.slow
@@ -26,7 +27,7 @@ def run(*options: object) -> str:
 
 
 def test_schedules():
-    said = run("--schedules", 150)
+    said = run("--schedules", 120)
     for kind in ("disk full", "doubled", "loss of power", "torn journal", "clock jump", "partition", "kill at a turn"):
         assert kind in said
 

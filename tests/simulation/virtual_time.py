@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 _REAL = {name: getattr(time, name) for name in ("time", "time_ns", "monotonic", "monotonic_ns")}
+_KEPT: list[Any] = []  # tasks of all processes: one that is collected would run its `finally`
 PROCESS: contextvars.ContextVar[Process | None] = contextvars.ContextVar("process", default=None)
 
 
@@ -50,7 +51,6 @@ class Process:
     turns: int = 0
     kill_at: int | None = None
     on_death: list[Any] = field(default_factory=list)
-    kept: list[Any] = field(default_factory=list)  # tasks: what is collected would run its `finally`
 
     def turn(self) -> None:
         """Count a turn, and end at the one that was drawn."""
@@ -115,7 +115,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         made = asyncio.Task(coroutine, loop=loop, context=context)
         process = PROCESS.get() if context is None else context.get(PROCESS)
         if process is not None:
-            process.kept.append(made)
+            _KEPT.append(made)
         return made
 
     def call_soon(self, callback: Any, *args: Any, context: contextvars.Context | None = None) -> asyncio.Handle:

@@ -14,7 +14,7 @@ import typer
 
 from veilscore.cli.connection import Connection, connect, reach
 from veilscore.cli.display import console, styled, table
-from veilscore.errors import ConfigError, JobError, PeerError
+from veilscore.errors import ConfigError, JobError, PeerError, VeilscoreError
 from veilscore.fabric.process import Service, running_pid, serve
 from veilscore.node import processes, state
 from veilscore.node.founding import homes_in
@@ -209,7 +209,7 @@ async def _pulse(connection: Connection) -> tuple[str, dict[str, float]]:
     try:
         ask = control_pb2.EvidenceCall(ask="pulse")
         reply = await connection.call(connection.name, METHOD, ask, control_pb2.EvidenceReply, timeout_s=5)
-    except PeerError as error:
+    except VeilscoreError as error:
         return f"failed: {error.message}", {}
     return _ANSWERS, Pulse.model_validate_json(reply.body).clocks
 

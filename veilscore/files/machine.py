@@ -56,6 +56,7 @@ def memory_file(data: bytes = b"") -> Iterator[MemoryFile]:
 
 def give_back_memory() -> None:
     """Give the machine what is free of this process' memory (glibc): between two steps nobody needs it."""
-    gc.collect()  # a node looks for cycles less often, and one may hold arrays
+    if gc.get_freeze_count():  # a node's process, which looks for cycles less often: one may hold arrays
+        gc.collect()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

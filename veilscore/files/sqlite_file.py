@@ -17,12 +17,17 @@ from veilscore.files.private import private_folder
 _BUSY_S = 10.0
 
 
-def open_sqlite(path: Path, tables: Sequence[str], *, durable: bool = True) -> sqlite3.Connection:
+def open_sqlite(
+    path: Path, tables: Sequence[str], *, durable: bool = True, migrations: Sequence[str] = ()
+) -> sqlite3.Connection:
     """Open a file of mode 0600 with these tables, for one thread at a time; it is made if absent.
 
     durable : what is written outlasts a loss of power, for an fsync each time; otherwise the end of the process alone,
         and a loss of power may drop the last entries, never damage the file.
-    Raises StateError if the file cannot be made, sqlite3.Error if it is no database or cannot be read or written.
+    migrations : statements that bring a file of version 1 to 2, of 2 to 3 and so on; its version is SQLite's
+        `user_version`, and a file without one is of version 1.
+    Raises StateError if the file cannot be made or a newer program wrote it, sqlite3.Error if it is no database or
+        cannot be read or written.
     """
     try:
         private_folder(path.parent)
@@ -34,12 +39,32 @@ def open_sqlite(path: Path, tables: Sequence[str], *, durable: bool = True) -> s
         for pragma in ("journal_mode=WAL", f"synchronous={'FULL' if durable else 'NORMAL'}"):
             db.execute(f"PRAGMA {pragma}")
         with transaction(db):
+            new = db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is None
+            if not new:
+                _migrate(db, path, migrations)
             for table in tables:
                 db.execute(table)
+            _stamp(db, 1 + len(migrations))
     except BaseException:
         db.close()
         raise
     return db
+
+
+def _migrate(db: sqlite3.Connection, path: Path, migrations: Sequence[str]) -> None:
+    found, known = db.execute("PRAGMA user_version").fetchone()[0] or 1, 1 + len(migrations)
+    if found > known:
+        raise StateError(
+            f"{path} is of version {found}, and this program knows {known}: it was written by a newer program; install "
+            "that again, or restore the backup that was made before the upgrade"
+        )
+    for statement in migrations[found - 1 :]:
+        db.execute(statement)
+
+
+def _stamp(db: sqlite3.Connection, version: int) -> None:
+    if db.execute("PRAGMA user_version").fetchone()[0] != version:
+        db.execute(f"PRAGMA user_version={version}")
 
 
 @contextlib.contextmanager

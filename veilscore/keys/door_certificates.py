@@ -26,7 +26,15 @@ from veilscore.keys.key_source import encrypt_pkcs8
 
 _BEFORE = dt.timedelta(minutes=10)  # clocks may be a little behind
 _LEAST_RSA_BITS = 2048
-_UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature, x509.InvalidVersion)
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    InvalidSignature,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,7 @@ class Filing:
         self._own_steps, self._lock = own_steps, asyncio.Lock()
         self._log = structlog.get_logger("veilscore.node.filing").bind(party=fabric.name)
         self._settled: set[str] = set()
+        self._filing: set[asyncio.Task[None]] = set()
         self._due: dict[str, tuple[float, float]] = {}  # job -> when it is asked about next, and the pause till then
         fabric.register("EndJob", {"coordinator"}, pb.JobEnd, self._ended)
 
@@ -106,7 +107,9 @@ class Filing:
         for entry in self._ledger.entries():
             if entry.job_id in self._settled or not self.is_done(entry):
                 continue
-            if self._end_of(entry.job_id):
+            if known := self._end_of(entry.job_id):
+                if not known.get("filed"):  # the disk was full when its end was told
+                    await self._file(entry, "")
                 self._settled.add(entry.job_id)
                 continue
             at_s, pause_s = self._due.get(entry.job_id, (0.0, POLL_S))
@@ -130,6 +133,13 @@ class Filing:
         self._log.error("filing", **said)
 
     async def _file(self, entry: LedgerEntry, no_receipt: str) -> None:
+        """File to the end, whoever gives up waiting: a call that is cut off must not leave it half done."""
+        filing = asyncio.create_task(self._file_whole(entry, no_receipt))
+        self._filing.add(filing)
+        filing.add_done_callback(self._filing.discard)
+        await asyncio.shield(filing)
+
+    async def _file_whole(self, entry: LedgerEntry, no_receipt: str) -> None:
         async with self._lock:
             if not self._end_of(entry.job_id):
                 end = {"no_receipt": no_receipt, "filed": False}

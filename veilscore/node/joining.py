@@ -16,7 +16,7 @@ import yaml
 from veilscore.errors import ConfigError, IdentityError
 from veilscore.files.store import write_text
 from veilscore.keys.identity import Identity, check_address, current_folder, load_identity, parse_certificate
-from veilscore.terms.charter import check_signatures, grown, joined, merged, nodes_of, signed, unsigned
+from veilscore.terms.charter import check_signatures, grown, joined, merged, nodes_of, signed, unsigned, without_people
 from veilscore.terms.federation import (
     Federation,
     Member,
@@ -132,5 +132,6 @@ def take(home: Path, config: NodeConfig, copies: list[Federation]) -> Federation
         raise ConfigError(f"not signed yet by {', '.join(missing)}: take it again with their copies")
     if config.federation.exists():
         return change_federation(config.federation, lambda before: joined(before, federation))
-    save_federation(federation, config.federation)
-    return federation
+    alone = without_people(federation)
+    save_federation(alone, config.federation)
+    return alone

@@ -18,7 +18,7 @@ from typing import Protocol
 
 import structlog
 
-from veilscore.errors import ConfigError
+from veilscore.errors import ConfigError, VeilscoreError
 from veilscore.evidence.console_acts import Pulse
 from veilscore.evidence.job_ledger import LedgerReader
 from veilscore.evidence.recorder import EvidenceRecorder
@@ -102,7 +102,8 @@ class WatchedNode:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one request and close; whoever sends no head in time or too many bytes gets nothing."""
-        with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+        late = (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError)
+        with contextlib.closing(writer), contextlib.suppress(*late):
             async with asyncio.timeout(_HEAD_S), self._calls:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
                 status, kind, text = await self._answer(head)
@@ -113,7 +114,6 @@ class WatchedNode:
                     + body
                 )
                 await writer.drain()
-        writer.close()
 
     async def _answer(self, head: list[str]) -> tuple[str, str, str]:
         method, _, rest = head[0].partition(" ")
@@ -124,9 +124,13 @@ class WatchedNode:
             return "405 Method Not Allowed", "text/plain", "GET only\n"
         pages: dict[str, Callable[[], tuple[str, str, str]]] = {"/metrics": self._metrics, "/health": self._health}
         page = pages.get(rest.partition(" ")[0])
-        return (
-            ("404 Not Found", "text/plain", "/metrics or /health\n") if page is None else await asyncio.to_thread(page)
-        )
+        if page is None:
+            return "404 Not Found", "text/plain", "/metrics or /health\n"
+        try:
+            return await asyncio.to_thread(page)
+        except VeilscoreError as error:
+            self._log.error("counts", message=error.message)
+            return "503 Service Unavailable", "text/plain", "counts cannot be read; the node's log says why\n"
 
     def _metrics(self) -> tuple[str, str, str]:
         node = self.node

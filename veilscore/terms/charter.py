@@ -86,6 +86,16 @@ def grown(before: Federation, after: Federation) -> tuple[Member, ...]:
     return tuple(member for name, member in new.items() if name not in old)
 
 
+def without_people(federation: Federation) -> Federation:
+    """Return the federation of the nodes alone: nobody signed for a person, whom each member adds itself."""
+    return Federation(
+        name=federation.name,
+        members=nodes_of(federation),
+        statements=federation.statements,
+        signatures=federation.signatures,
+    )
+
+
 def _with(federation: Federation, signatures: dict[str, str]) -> Federation:
     return Federation(
         name=federation.name, members=federation.members, statements=federation.statements, signatures=signatures
