@@ -47,8 +47,8 @@ def test_known_answers(key, block, expected):
 
 
 def test_known_key_schedule():
-    """FIPS 197, appendix A.1; needs no instructions."""
-    schedule = aes.expand_key(key_words(bytes.fromhex("2b7e151628aed2a6abf7158809cf4f3c")))
+    """FIPS 197, appendix A.1, by the source: compiled it is part of the kernels that call it, and answers as above."""
+    schedule = aes.expand_key.py_func(key_words(bytes.fromhex("2b7e151628aed2a6abf7158809cf4f3c")))
     rounds = [row.tobytes().hex() for row in schedule]
     assert rounds[0] == "2b7e151628aed2a6abf7158809cf4f3c"
     assert rounds[1] == "a0fafe1788542cb123a339392a6c7605"
