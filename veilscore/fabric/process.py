@@ -181,7 +181,7 @@ def look_less_for_cycles() -> None:
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Return what makes libuv's event loop, where it is installed (not on Windows): half the price of a turn."""
+    """Return what makes libuv's event loop, where it is installed (extra `fast`): half the price of a turn."""
     try:
         import uvloop  # noqa: PLC0415 - node processes alone need it
     except ImportError:
