@@ -95,7 +95,7 @@ class ConsentGate:
         if not token.id:
             return
         revoked = self._revoked(token.bank)
-        if now_s >= token.expires_s or token.id in revoked.consents or revoked.firms([token.firm]).any():
+        if now_s >= token.expires_s or revoked.ended(token.id) or revoked.firms([token.firm]).any():
             raise RefusedError("the firm's consent has expired or was revoked since its record was asked for")
 
     def check_lists(self, lists: Sequence[bytes], ask: Ask) -> tuple[Consent, ...]:
@@ -115,7 +115,7 @@ class ConsentGate:
     def revoked_of(self, list_id: str, salt: bytes, ids: NDArray[np.str_], bank: str) -> Mask:
         """Return for which firms (normalised ids) a bank's list was revoked, as a whole or singly, (n,)."""
         revoked = self._revoked(bank)
-        if list_id in revoked.consents:
+        if revoked.ended(list_id):
             return np.ones(len(ids), bool)
         found = revoked.firms(ids.tolist())
         single = [r.partition(":")[2] for r in revoked.consents if r.startswith(f"{list_id}:")]
@@ -140,7 +140,7 @@ class ConsentGate:
             refusal = f"{what} is by {consent.issuer}, who does not speak for firms of {ask.bank} here (issuer_banks)"
         elif consent.kind != kind:
             refusal = f"{what} is a {consent.kind}, a {kind} is needed"
-        elif not refusal and consent.id in revoked.consents:
+        elif not refusal and revoked.ended(consent.id):
             refusal = f"{what} was revoked"
         if refusal:
             raise RefusedError(refusal)

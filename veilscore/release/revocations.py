@@ -44,6 +44,10 @@ class Revoked:
         """Return the ids of all consents that ended."""
         return frozenset().union(*self.ids.values())
 
+    def ended(self, consent: str) -> bool:
+        """Return whether a consent of this id ended as a whole."""
+        return any(consent in ids for ids in self.ids.values())
+
     def by(self, issuers: Container[str]) -> Revoked:
         """Return what these issuers revoked."""
         return Revoked(
