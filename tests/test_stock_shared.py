@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from veilscore.errors import MessageError, PeerError, RefusedError, VeilscoreError
 from veilscore.online import stock
 from veilscore.online.model import BankModels
 
@@ -51,6 +52,53 @@ def test_a_batch_is_shared_until_it_ends(made):
         await after
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "batches"),
+    [
+        (MessageError("no such spare"), None, 2),
+        (PeerError("tax was restarted meanwhile"), None, 2),
+        (MessageError("no such spare"), MessageError("no such spare"), 2),
+        (RefusedError("not by this policy"), None, 1),
+    ],
+)
+def test_a_batch_that_a_restart_cut_in_two_fails_no_request(made, first, second, batches):
+    own, begun = made
+    model = SimpleNamespace(artefact=SimpleNamespace(name="limit"))
+
+    async def one():
+        protocol = own.made_spare("tax", model, 5.0)
+        answer = None
+        failure = None
+        while True:
+            try:
+                command = protocol.send(answer) if failure is None else protocol.throw(failure)
+            except StopIteration as stop:
+                return stop.value
+            answer, failure = None, None
+            try:
+                answer = await command.do()
+            except VeilscoreError as error:
+                failure = error
+
+    async def scenario():
+        before = asyncio.ensure_future(own.more("tax", model))  # for others
+        asked = asyncio.ensure_future(one())
+        await asyncio.sleep(0.01)
+        begun[0].set_exception(first)
+        await asyncio.sleep(0.01)
+        if len(begun) == 2:
+            if second:
+                begun[1].set_exception(second)
+            else:
+                begun[1].set_result(deque(["spare"]))
+        return await asyncio.gather(before, asked, return_exceptions=True)
+
+    before, asked = asyncio.run(scenario())
+    assert before is first
+    assert len(begun) == batches
+    assert asked == ("spare" if batches == 2 and second is None else second or first)
 
 
 def test_a_model_that_could_not_be_read_is_read_again(tmp_path, monkeypatch):

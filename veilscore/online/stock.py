@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 
 from veilscore.crypto.he import PublicContext
-from veilscore.errors import PeerError, VeilscoreError
+from veilscore.errors import IdentityError, PeerError, ProtocolError, RefusedError, VeilscoreError
 from veilscore.evidence.online_archive import OnlineArchive
 from veilscore.evidence.online_opening import OnlineOpening, Use, draw_opening
 from veilscore.online.model import BankModel
@@ -213,11 +213,19 @@ class BankStock:
 
         if lost is not None:
             self.spares.drop(holder, model, lost)
+        failed = False
         while True:
             spare = self.spares.take(holder, model)
             if spare is not None:
                 return spare
-            left = yield from work(more)
+            try:
+                left = yield from work(more)
+            except (PeerError, ProtocolError) as error:
+                # begun for others, perhaps, and cut in two by a restart of the holder: once more from the start
+                if failed or isinstance(error, RefusedError | IdentityError):
+                    raise
+                failed = True
+                continue
             if left:
                 return left.popleft()
 
