@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from sklearn.isotonic import IsotonicRegression
 
 from veilscore.crypto import shares
-from veilscore.errors import MessageError, ParameterError
+from veilscore.errors import MessageError, ParameterError, RefusedError
+from veilscore.lattice.inner_product import N
+from veilscore.lattice.params import LOOKUP_INNER, SCALE_BITS, check_inner, check_lookup
 from veilscore.models import residual as model
 from veilscore.models.counts import BinnedColumns, offsets
 from veilscore.models.residual import (
@@ -20,21 +22,24 @@ from veilscore.models.residual import (
     Tables,
     carried,
     cells_sensitivity,
+    check_fit,
     coefficients,
+    gradient_bits,
     monotone,
     plain_sums,
     quantised,
     tables,
+    weight_bits,
 )
 from veilscore.protocols.residual import (
     bank_cells,
     bank_fit,
-    gradient_bits,
     holder_cells,
     holder_fit,
+    noised,
     spread,
-    weight_bits,
 )
+from veilscore.tasks.residual import charges
 from veilscore.v1 import scorecard_pb2 as pb
 from veilscore.wire.memory import simulate
 from veilscore.wire.protocol import Charge, Session
@@ -206,9 +211,10 @@ def test_weights_that_are_spread_keep_their_sums_and_their_bound(seed, bits):
 
 
 def test_bits_of_weights_follow_from_the_rows():
-    assert [weight_bits(n) for n in (1, 22_500, 1 << 20, 1 << 24)] == [12, 11, 6, 2]
-    with pytest.raises(ParameterError, match="more than"):
-        weight_bits((1 << 24) + 1)
+    assert [weight_bits(n) for n in (1, 22_500, 1 << 20, model.MOST_ROWS)] == [12, 11, 6, 4]
+    for bits in (weight_bits, gradient_bits):
+        with pytest.raises(RefusedError, match="takes 4,194,304 at most"):
+            bits(model.MOST_ROWS + 1)
 
 
 def test_only_the_strongest_columns_have_moments_and_weights_stand_for_the_rest():
@@ -314,8 +320,20 @@ def test_bins_follow_the_rarer_class_and_the_noise():
 
 def test_rows_that_do_not_fit_the_ring_are_refused():
     assert gradient_bits(28_000) == 19
-    with pytest.raises(ParameterError, match="more than the residual scorecard takes"):
-        gradient_bits(1 << 30)
+    check_inner(3 * -(-model.MOST_ROWS // N)), check_lookup(LOOKUP_INNER, model.MOST_ROWS, 1, 15)
+    check_fit(model.MOST_ROWS, charges(0.05**2))
+    with pytest.raises(RefusedError, match="take a sample"):
+        check_fit(model.MOST_ROWS + 1, charges(0.25))
+
+
+@pytest.mark.parametrize(("mu", "rows_per_firm"), [(0.005, 1), (0.25, 36)])
+def test_noise_that_does_not_fit_the_ring_is_refused_before_it_is_drawn(mu, rows_per_firm):
+    """Drawn, it was refused by the generator of noise once cells, gradient and X'WX were charged."""
+    one = charges(mu**2, rows_per_firm)
+    with pytest.raises(ParameterError, match="below 2"):
+        noised(np.zeros(3, np.uint64), one["gradient"].sigma(1.0), SCALE_BITS + gradient_bits(10_000))
+    with pytest.raises(RefusedError, match="larger than what sums can carry"):
+        check_fit(10_000, one)
 
 
 @pytest.mark.parametrize(

@@ -21,15 +21,21 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from veilscore.arrays import Integers, Mask, Vector
+from veilscore.errors import RefusedError
+from veilscore.lattice.gaussian import MAX_SIGMA
+from veilscore.lattice.params import INNER, SCALE_BITS
 from veilscore.models.counts import offsets
+from veilscore.wire.protocol import Charge
 
 WEIGHT_FACTOR = 3.3  # W is sent so much larger: (r^2 + (3.3 W)^2) stays below 1 for every p, so its noise is smaller
 SHARES = {"cells": 0.6, "gradient": 0.25, "moments": 0.15}  # of a job's mu squared
 MOST_MOMENTS = 20  # columns of a holder whose X'WX is opened; of others the noised sums of W stand for it
 TABLE_BITS = 9  # of x scaled to a Euclidean norm of 1 over a holder's columns
+MOST_ROWS = 1 << 22  # that train: the noise of the inner products that make X'WX is bounded for no more
 MOST_BINS = 10
 TAU = 0.5  # spread of coefficients expected beforehand
 _MOST_X, _LEAST_RANGE = 3.0, 0.02
+_MOST_NOISE = INNER.t / 32  # sums take a quarter of the ring, and 8 deviations of noise another
 _ROWS_A_BIN = 10.0  # a bin holds so many deviations of noise of the rarer class
 
 
@@ -50,6 +56,48 @@ def moments_sensitivity() -> float:
     by at most 1: half of |x|^4 + |x'|^4 - 2 (x.x')^2 + sum (x_j^2 - x'_j^2)^2.
     """
     return 0.25
+
+
+def gradient_bits(n_train: int) -> int:
+    """Fraction bits of tables in the gradient, so that no sum of this many rows wraps."""
+    return min(20, 58 - SCALE_BITS - _length(n_train))
+
+
+def weight_bits(n_train: int) -> int:
+    """Fraction bits of W in X'WX, so that no sum of this many rows wraps; W is at most 1/4."""
+    return min(12, 26 - _length(n_train))
+
+
+def moment_bits(n_train: int) -> int:
+    """Fraction bits of X'WX."""
+    return weight_bits(n_train) + 2 * TABLE_BITS
+
+
+def _length(n_train: int) -> int:
+    check_rows(n_train)
+    return max(1, (n_train - 1).bit_length())
+
+
+def check_rows(n_train: int) -> None:
+    """Raise RefusedError where more rows train than the sums can carry: before any of them is charged."""
+    if n_train > MOST_ROWS:
+        raise RefusedError(
+            f"{n_train:,} rows train, and a private scorecard takes {MOST_ROWS:,} at most: take a sample of the rows"
+        )
+
+
+def check_fit(n_train: int, charges: Mapping[str, Charge]) -> None:
+    """Raise RefusedError where rows or noise of a fit pass what its sums can carry: before any of it is charged.
+
+    charges : of "gradient" and "moments".
+    """
+    check_rows(n_train)
+    gradient = charges["gradient"].sigma(math.ldexp(gradient_sensitivity(), SCALE_BITS + gradient_bits(n_train)))
+    moments = charges["moments"].sigma(math.ldexp(moments_sensitivity(), moment_bits(n_train)))
+    if gradient >= MAX_SIGMA or moments >= _MOST_NOISE:
+        raise RefusedError(
+            "the noise is larger than what sums can carry: ask for a larger mu, or for fewer rows of a firm"
+        )
 
 
 def most_bins(rarer: float, sigma: float) -> int:

@@ -42,8 +42,11 @@ from veilscore.models.residual import (
     HolderSums,
     Tables,
     cells_sensitivity,
+    gradient_bits,
     gradient_sensitivity,
+    moment_bits,
     moments_sensitivity,
+    weight_bits,
 )
 from veilscore.protocols.binning import MAX_COLUMNS, check_shape, shape_message, training_rows
 from veilscore.protocols.blocks import check_part, receive_hints, send_hints
@@ -65,27 +68,6 @@ from veilscore.wire.protocol import (
 MOST_BIN = 64
 _FINE_BITS = 30  # of W before it is spread
 _KEPT_BITS = 14  # fraction bits of an opened gradient or moment; the noise is far larger
-
-
-def gradient_bits(n_train: int) -> int:
-    """Fraction bits of tables in the gradient, so that no sum of this many rows wraps."""
-    bits = 58 - SCALE_BITS - max(1, (n_train - 1).bit_length())
-    if bits < 6:
-        raise ParameterError(f"{n_train} rows are more than the residual scorecard takes")
-    return min(20, bits)
-
-
-def weight_bits(n_train: int) -> int:
-    """Fraction bits of W in X'WX, so that no sum of this many rows wraps."""
-    bits = min(12, 26 - max(1, (n_train - 1).bit_length()))
-    if bits < 2:  # W is at most 1/4
-        raise ParameterError(f"{n_train} rows are more than the residual scorecard takes")
-    return bits
-
-
-def moment_bits(n_train: int) -> int:
-    """Fraction bits of X'WX."""
-    return weight_bits(n_train) + 2 * TABLE_BITS
 
 
 def spread(weight: Vector, bits: int) -> Integers:

@@ -29,6 +29,7 @@ from veilscore.tasks.table import (
     estimate,
     leakage_table,
     noise_of,
+    refuse_too_many,
     steps_of,
     uses_fixed_bins,
 )
@@ -243,6 +244,9 @@ def _cost(job: Job, sizes: Mapping[str, int]) -> Iterator[PlanPart]:
     if job.bank not in sizes:
         yield f"Time and bytes: give the number of rows, for example --rows {job.bank}=120000"
         return
+    p = job.parameters
+    if isinstance(p, Sampled) and p.holdout_from is None and p.rows == "firms":  # else nobody knows how many train
+        refuse_too_many(job, int(sizes[job.bank] * (1.0 - p.holdout_fraction)))
     rows = [(name, f"{cost.seconds:.1f}", f"{cost.bytes / 1e6:.2f}") for name, cost in estimate(job, sizes).items()]
     yield _table("Estimated cost (2 cores, local network)", ("step", "wall s", "sent MB"), rows)
 

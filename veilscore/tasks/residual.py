@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from veilscore.models.residual import (
     CellSums,
     Tables,
     cells_sensitivity,
+    check_fit,
     coefficients,
     most_bins,
     quantised,
@@ -86,7 +86,7 @@ def _bank_bin(context: StepContext) -> Protocol[None]:
         return fitted.residual, fitted.weight
 
     rarer = rarer_rows(p, rows)
-    found = yield from bank_sums(context, own, rows, charges_of(p)["cells"], rarer, max_bin=p.max_bin, trained=p)
+    found = yield from bank_sums(context, own, rows, charges_of(p), rarer, max_bin=p.max_bin, trained=p)
     save_counts(store, {job.bank: kept[0], **{holder: shape for holder, (shape, _, _) in found.items()}})
     keep_sums(store, found)
 
@@ -95,7 +95,7 @@ def bank_sums(
     context: StepContext,
     own: Callable[[], tuple[Vector, Vector]],
     rows: Mapping[str, Array],
-    charge: Charge,
+    charges: Mapping[str, Charge],
     rarer: float,
     *,
     max_bin: int,
@@ -104,11 +104,13 @@ def bank_sums(
     """Bank: have residuals and weights (n_train,), which `own` makes, summed by cell, in as many bins as noise leaves.
 
     rows : those of `sampled_rows`; rarer : training rows of the rarer class.
+    charges : of all openings of the fit.
     trained : whose noise is weighed once holders have told their numbers of columns.
     """
+    check_fit(int(rows["train"].sum()), charges)
 
     def sigma(n_columns: int) -> float:
-        return charge.sigma(cells_sensitivity(n_columns))
+        return charges["cells"].sigma(cells_sensitivity(n_columns))
 
     def worth_its_noise(n_columns: Mapping[str, int]) -> None:
         firm = rows["firm"] if trained.firm_weight == "shared" else None
@@ -130,13 +132,13 @@ def holder_sums(
     fixed: FixedBins,
     table: Table,
     row_of: Integers,
-    charge: Charge,
+    charges: Mapping[str, Charge],
     *,
     ordered: bool = False,
 ) -> Protocol[tuple[CodeMap, BinnedColumns, Mask, Words]]:
     """Holder: answer `bank_sums` on its fixed bins; return map and codes of all rows, which train, and its shares.
 
-    ordered : the bank is told which codes are neighbours, up to direction.
+    charges : of all openings of the fit; ordered : the bank is told which codes are neighbours, up to direction.
     """
     maps: list[CodeMap] = []
 
@@ -146,10 +148,13 @@ def holder_sums(
         names = context.node.policy.told_names
         return columns_of(maps[-1], codes, party=context.session.party, names=names, association=False)
 
+    def check(train: Mask) -> None:
+        check_fit(int(train.sum()), charges)
+        refuse_other_split(context, train)
+
     n_columns = len(fixed.code_map(table, MOST_BINS).columns)
-    check = partial(refuse_other_split, context)
     columns, train, share = yield from holder_cells(
-        context.session, code, row_of.size, charge, n_columns=n_columns, check=check
+        context.session, code, row_of.size, charges["cells"], n_columns=n_columns, check=check
     )
     return maps[-1], columns, train, share
 
@@ -196,7 +201,7 @@ def _holder_bin(context: StepContext) -> Protocol[None]:
     fixed = yield from charged(context)
     ordered = p.tells_order(allowed=context.node.policy.allow_order)
     code_map, columns, train, share = yield from holder_sums(
-        context, fixed, table, row_of, charges_of(p)["cells"], ordered=ordered
+        context, fixed, table, row_of, charges_of(p), ordered=ordered
     )
     store.save_json("code_map", code_map.to_json())
     store.save_arrays("rows", codes=columns.codes, train=train)
@@ -254,6 +259,7 @@ CELLS = Step(
     reads_home=files_of_columns,
     cost=_cost_of_bin,
     spends=lambda p: (charges_of(p)["cells"],),
+    fits=lambda p, train: check_fit(train, charges_of(p)),
     fixed_bins=True,
     learns=(
         COMMITTED,

@@ -207,15 +207,22 @@ def stop_if_drowned(node: NodeConfig, job: Job) -> None:
     The step that opens first refuses what the true numbers of columns show.
     """
     p = job.parameters
-    if node.role != "bank" or not isinstance(p, Training) or not p.private or getattr(p, "despite_noise", False):
+    if node.role != "bank" or not isinstance(p, Training) or not p.private:
         return
-    columns = dict.fromkeys(job.holders, 1) | named_columns(job)
-    cost = noise_of(job, sizes_at_bank(node, job, columns))
+    sizes = sizes_at_bank(node, job, dict.fromkeys(job.holders, 1) | named_columns(job))
+    refuse_too_many(job, int(sizes.train))
+    cost = None if getattr(p, "despite_noise", False) else noise_of(job, sizes)
     if cost is not None:
         cost.refuse_if_drowned(node.name)
 
 
 # --- what it costs ---------------------------------------------------------------------------------------------------
+
+
+def refuse_too_many(job: Job, train: int) -> None:
+    """Refuse a job with more training rows, or more noise, than the sums of a step can carry."""
+    for step in steps_of(job.parameters).values():
+        step.fits(job.parameters, train)
 
 
 def estimate(job: Job, sizes: Mapping[str, int]) -> dict[str, Cost]:

@@ -63,6 +63,7 @@ class Step:
     reads_home: Callable[[Any], tuple[str, ...]]  # by parameters, patterns of other files below its home
     cost: Callable[[Any, Sizes], Cost]  # what it takes
     spends: Callable[[Any], tuple[Charge, ...]]  # by parameters, what its openings cost the account of each holder
+    fits: Callable[[Any, int], None] = lambda _parameters, _train: None  # refuses more training rows than sums carry
     fixed_bins: bool = False  # whether holders use their fixed bins in it, charged once a version
     bits: Callable[[Any], float] = lambda _parameters: 0.0  # by parameters, bits of one firm that it opens (`release/`)
     learns: tuple[Leak, ...]  # each message that tells something or hides something, by who receives it
