@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -40,7 +41,7 @@ class Book:
     """
 
     def __init__(self, url: str, *, clock: Callable[[], float] = time.time) -> None:
-        self._clock = clock
+        self._clock, self._seen = clock, threading.local()
         self._engine = open_engine(url, "book.url")
         self._where = self._engine.url.render_as_string(hide_password=True)
         try:
@@ -78,9 +79,19 @@ class Book:
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[BookEntry]:
-        """Run the block on one state of the book; it waits for no writer, and what it would change does not stay."""
+        """Run the block on one state of the book; it waits for no writer, and may change nothing."""
         with self._snapshot() as db:
             yield BookEntry(db, "", self._now_s(db))
+
+    @contextlib.contextmanager
+    def one_state(self) -> Iterator[None]:
+        """Let all that this thread reads within the block see one state of the book, as a page of it has to."""
+        with self._snapshot() as db:
+            before, self._seen.db = getattr(self._seen, "db", None), db
+            try:
+                yield
+            finally:
+                self._seen.db = before
 
     def rows(self, query: sa.Select[Any]) -> list[Row]:
         """Return what a query finds."""
@@ -127,6 +138,10 @@ class Book:
 
     @contextlib.contextmanager
     def _snapshot(self) -> Iterator[Connection]:
+        if (seen := getattr(self._seen, "db", None)) is not None:
+            with self._told():
+                yield seen
+            return
         with self._told(), self._engine.connect().execution_options(**READS) as db:
             yield db  # closed without a commit
 

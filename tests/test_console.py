@@ -6,7 +6,9 @@ import asyncio
 import gettext
 import importlib
 import io
+import itertools
 import re
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
@@ -15,6 +17,8 @@ from console_bank import FIRM, filled_bank
 from console_visits import JSON, ORIGIN, PEOPLE, OpenedConsole, with_people
 from trial_federation import JOB, commanding, make_homes, open_trial, running, submit, until
 
+from party_bank.console import lending
+from party_bank.firms import put_firms
 from veilscore.console import jobs
 from veilscore.console.entry import safe_path
 from veilscore.console.language import Locale, catalogue, wanted
@@ -231,6 +235,33 @@ def test_names_of_firms_are_text(folder):
         assert settled.header("location") == "/applications/w-0?done=saved"
         assert "approved" in browser.get("/applications/w-0").text
         assert browser.post("/applications/w-1/settle", answer="approve", reason=" ").status == 422
+    finally:
+        opened.close()
+
+
+def test_a_page_shows_one_state_of_the_book(folder, monkeypatch):
+    opened, about = (
+        OpenedConsole(with_people(folder / "bank", per_minute=100_000)),
+        {"industry": "trade", "region": "x"},
+    )
+    real, new = lending.product_exposure, itertools.count()
+
+    def meanwhile(book):
+        row = {"firm": f"91310000MA1ZZZZZ{next(new):02}", "name": "New", "manager": "lin", **about}
+        with ThreadPoolExecutor(1) as other:
+            assert other.submit(put_firms, book, [row], "test").result(30) == 1
+        return real(book)
+
+    def counted():
+        page = opened.browser("all").get("/portfolio").text
+        return int(
+            re.search(r"Firms in the book</dt><dd><span class=.value.>([\d,]+)<", page).group(1).replace(",", "")
+        )
+
+    try:
+        before = counted()
+        monkeypatch.setattr(lending, "product_exposure", meanwhile)
+        assert [counted(), counted()] == [before, before + 1], "what came while the page was made is on the next"
     finally:
         opened.close()
 

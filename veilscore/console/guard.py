@@ -13,6 +13,7 @@ Does not: protect from whoever can read the home's files: they hold the node's o
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import inspect
 import ipaddress
@@ -39,6 +40,7 @@ from veilscore.terms.console import ConsoleConfig
 
 LANGUAGE_COOKIE, ENTRY_COOKIE = "__Host-language", "__Host-entry"
 _READ_S = 10.0
+_MAPPED_BITS = 96  # of ::ffff:0:0/96, in which IPv6 has the addresses of IPv4
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; "
     "base-uri 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
@@ -126,7 +128,12 @@ class PageGuard:
         status, says = _told(error)
         if isinstance(error, VeilscoreError) and not isinstance(error, NoEntryError):
             # what other errors say may name a firm, which no log does
-            self._note(visit, page, f"refused: {says}" if status == 403 else f"failed: {type(error).__name__}")
+            outcome = f"refused: {says}" if status == 403 else f"failed: {type(error).__name__}"
+            try:
+                self._note(visit, page, outcome)
+            except VeilscoreError as unwritten:
+                told = described(unwritten)  # all that a log may tell
+                self._desk.log.error("act not noted", request=visit.request_id, outcome=outcome, **told)  # noqa: TRY400
         if not says and status == 500:
             self._desk.log.error("page failed", request=visit.request_id, **described(error))
         response = self._error(visit, page, status, says)
@@ -154,7 +161,7 @@ class PageGuard:
         said = ",".join(request.headers.getlist("x-forwarded-for")).split(",") if self._proxies else []
         while said and any(_within(address, network) for network in self._proxies):
             before = said.pop().strip()  # the browser's own words stand to the left of what proxies added
-            if not _within(before, ipaddress.ip_network("::/0"), ipaddress.ip_network("0.0.0.0/0")):
+            if _read_address(before) is None:
                 break  # no address: all that this proxy brings counts as one
             address = before
         return address
@@ -221,7 +228,12 @@ class PageGuard:
         """Run the handler; what it did, or was refused, goes into the log."""
         if page.method == "POST":
             await self._read(visit, page)
-        response = await _run(visit, page)
+        try:
+            response = await _run(visit, page)
+        except asyncio.CancelledError:  # the site ends, while a thread goes on with what it began
+            with contextlib.suppress(VeilscoreError):
+                self._note(visit, page, "cut off: it may have been done")
+            raise
         self._note(visit, page, "done")
         return response
 
@@ -293,21 +305,29 @@ async def _body(request: Request, most: int) -> bytes:
     return bytes(body)
 
 
-def _within(address: str, *networks: ipaddress.IPv4Network | ipaddress.IPv6Network) -> bool:
-    """Return whether a text is an address, and in one of these networks."""
+def _read_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return a text's address, None if it is none; IPv4 within IPv6 (::ffff:192.0.2.1, of dual sockets) is IPv4."""
     try:
-        found = ipaddress.ip_address(address)
+        found = ipaddress.ip_address(text)
     except ValueError:
+        return None
+    return (found.ipv4_mapped or found) if isinstance(found, ipaddress.IPv6Address) else found
+
+
+def _within(address: str, network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> bool:
+    """Return whether a text is an address, and in a network; one of IPv4 within IPv6 is meant as of IPv4."""
+    found = _read_address(address)
+    if found is None:
         return False
-    return any(found in network for network in networks)
+    mapped = network.network_address.ipv4_mapped if isinstance(network, ipaddress.IPv6Network) else None
+    if mapped is not None and network.prefixlen >= _MAPPED_BITS:
+        network = ipaddress.IPv4Network((mapped, network.prefixlen - _MAPPED_BITS))
+    return found in network
 
 
 def _folded(address: str) -> str:
     """Return what counts as one address: of IPv6 a network of 64 bits, which one host usually has whole."""
-    try:
-        found = ipaddress.ip_address(address)
-    except ValueError:
-        return address
-    if found.version == 4:
-        return address
-    return str(ipaddress.ip_network((found, 64), strict=False))
+    found = _read_address(address)
+    if found is None or found.version == 4:
+        return address if found is None else str(found)
+    return str(ipaddress.ip_network((int(found) >> 64 << 64, 64)))
