@@ -128,12 +128,14 @@ class Tables:
     x : (cells,); zero in columns that are left out.
     weight : (cells,) sums of W, made consistent: at least a little each, and adding up to the whole in every column.
     iv : (d,) information value of a column beside the bank's score: sum of W x^2.
+    norm : of the greatest values of the strongest columns, by which `quantised` rounded x; None: x is not rounded.
     """
 
     n_codes: Integers
     x: Vector
     weight: Vector
     iv: Vector
+    norm: float | None = None
 
     @property
     def used(self) -> Mask:
@@ -152,11 +154,14 @@ class Tables:
     def for_moments(self) -> tuple[Vector, float]:
         """Tables (cells,) of the strongest columns divided by the norm of their greatest values, and that norm.
 
-        The norm is taken so much larger that it is at most 1 once values are rounded to `TABLE_BITS`.
+        The norm is taken so much larger that it is at most 1 once values are rounded to `TABLE_BITS`; tables that are
+        rounded keep theirs, by which they are whole units.
         """
         strongest = np.zeros(self.n_codes.size, bool)
         strongest[np.argsort(-self.iv, kind="stable")[:MOST_MOMENTS]] = True
         x = np.where(np.repeat(strongest & self.used, self.n_codes), self.x, 0.0)
+        if self.norm is not None:
+            return x / self.norm, self.norm
         greatest = np.maximum.reduceat(np.abs(x), offsets(self.n_codes)[:-1])
         norm = math.sqrt(float((greatest**2).sum())) or 1.0
         norm /= 1 - math.ldexp(math.sqrt(MOST_MOMENTS), -TABLE_BITS - 1)
@@ -239,8 +244,9 @@ def strongest(made: Mapping[str, Tables], most: int | None) -> dict[str, Tables]
 
 def quantised(made: Tables) -> Tables:
     """Round the tables to what is looked up, so that every sum is of exactly these."""
-    unit = math.ldexp(made.for_moments()[1], -TABLE_BITS)
-    return replace(made, x=np.rint(made.x / unit) * unit)
+    _, norm = made.for_moments()
+    unit = math.ldexp(norm, -TABLE_BITS)
+    return replace(made, x=np.rint(made.x / unit) * unit, norm=norm)
 
 
 @dataclass(frozen=True, eq=False)
