@@ -227,7 +227,17 @@ def test_one_firm_moves_the_triangle_of_moments_by_no_more_than_a_quarter(d, see
     draw = rng.choice([-1.0, 0.0, 1.0], (2, d)) if corners else rng.uniform(-1, 1, (2, d))
     a, b = draw * m
     moved = (np.outer(a, a) - np.outer(b, b))[np.triu_indices(d)]
-    assert 0.25 * np.linalg.norm(moved) <= model.moments_sensitivity() + 1e-12
+    assert np.linalg.norm(moved) <= 1 + 1e-12
+
+
+@given(st.integers(1, 20), st.integers(0, 2**32 - 1), st.booleans())
+def test_a_value_that_is_off_by_a_unit_moves_the_triangle_by_what_is_counted(d, seed, alone):
+    rng = np.random.default_rng(seed)
+    x = np.eye(d)[0] if alone else rng.normal(size=d)
+    x /= np.linalg.norm(x)
+    off = x + np.eye(d)[0] * rng.choice([-1, 1]) * 2.0**-model.TABLE_BITS
+    moved = (np.outer(off, off) - np.outer(x, x))[np.triu_indices(d)]
+    assert 0.25 * (1 + model.MOVED_ROWS * np.linalg.norm(moved)) <= model.moments_sensitivity()
 
 
 def test_scaled_tables_have_the_norms_that_the_sensitivities_assume():

@@ -31,6 +31,8 @@ WEIGHT_FACTOR = 3.3  # W is sent so much larger: (r^2 + (3.3 W)^2) stays below 1
 SHARES = {"cells": 0.6, "gradient": 0.25, "moments": 0.15}  # of a job's mu squared
 MOST_MOMENTS = 20  # columns of a holder whose X'WX is opened; of others the noised sums of W stand for it
 TABLE_BITS = 9  # of x scaled to a Euclidean norm of 1 over a holder's columns
+MOVED_ROWS = 8  # rows whose lookup one firm moves by a unit; of more, once in 2^40 (docs/protocols/disclosure.md)
+_MOVED_BY = 1.001 * math.ldexp(1.0, 1 - TABLE_BITS)  # by which a row then moves the triangle, in units of its W
 MOST_ROWS = 1 << 22  # that train: the noise of the inner products that make X'WX is bounded for no more
 MOST_BINS = 10
 TAU = 0.5  # spread of coefficients expected beforehand
@@ -53,9 +55,10 @@ def moments_sensitivity() -> float:
     """How far it moves the upper triangle of X'WX for tables scaled by `Tables.for_moments`.
 
     W is at most 1/4 a firm. For x and x' within a box of half-widths m, norm 1, the triangles of xx' and x'x' differ
-    by at most 1: half of |x|^4 + |x'|^4 - 2 (x.x')^2 + sum (x_j^2 - x'_j^2)^2.
+    by at most 1: half of |x|^4 + |x'|^4 - 2 (x.x')^2 + sum (x_j^2 - x'_j^2)^2. Besides, the firm's cells are part of
+    the lattice noise of other rows: a value looked up for `MOVED_ROWS` of them may be another by a unit.
     """
-    return 0.25
+    return 0.25 * (1 + MOVED_ROWS * _MOVED_BY)
 
 
 def gradient_bits(n_train: int) -> int:
