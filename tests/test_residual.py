@@ -168,6 +168,49 @@ def fixed_tables(n_codes):
     return quantised(Tables(n_codes, x, np.full(x.size, 50.0), np.full(n_codes.size, 0.1)))
 
 
+def rounded_tables(case, seed):
+    """Tables whose norm could pass 1 as they are rounded: drawn, or alike in all columns."""
+    rng = np.random.default_rng(seed)
+    d = int(rng.integers(1, model.MOST_MOMENTS + 1))
+    n_codes = rng.integers(2, 9, d)
+    alike = rng.choice([-1.0, 1.0], n_codes.sum())
+    alike[offsets(n_codes)[:-1]] = -alike[offsets(n_codes)[:-1] + 1]  # every table has a range
+    up = np.full(n_codes.sum(), 1 + 1e-9)  # a value on a half unit is rounded up
+    unit = math.ldexp(Tables(n_codes, up, up, up[:d]).for_moments()[1], -model.TABLE_BITS)
+    x = {
+        "drawn": lambda: rng.normal(0, rng.choice([1e-3, 0.3, 3.0]), n_codes.sum()),
+        "alike": lambda: alike,
+        "few large, many small": lambda: alike * rng.choice([1.0, 1e-2, 1.5e-3], n_codes.sum()),
+        "halves": lambda: alike * (np.floor(rng.uniform(0.2, 1, n_codes.sum()) / unit) + 0.5) * unit,
+    }[case]()
+    return Tables(n_codes, x, np.full(x.size, 50.0), rng.random(d))
+
+
+@settings(max_examples=300)
+@given(st.sampled_from(["drawn", "alike", "few large, many small", "halves"]), st.integers(0, 2**32 - 1))
+def test_rounded_tables_keep_the_norm_and_are_whole_units(case, seed):
+    """The norm is at most 1 however a table is rounded, and sums of products are of the very tables of the gradient."""
+    made = quantised(rounded_tables(case, seed))
+    y, norm = made.for_moments()
+    units = np.ldexp(y, model.TABLE_BITS)
+    np.testing.assert_allclose(units, np.rint(units), atol=1e-6)
+    np.testing.assert_allclose(y * norm, np.where(np.repeat(made.used, made.n_codes), made.x, 0), atol=1e-12)
+    greatest = np.maximum.reduceat(np.abs(np.rint(units)), offsets(made.n_codes)[:-1])
+    assert (greatest**2).sum() <= 4**model.TABLE_BITS
+    again = quantised(made)
+    np.testing.assert_allclose(again.x, made.x, atol=1e-12)
+    assert again.norm == made.norm
+
+
+@pytest.mark.parametrize("d", range(1, model.MOST_MOMENTS + 1))
+def test_equal_columns_keep_the_norm_whatever_their_number(d):
+    n_codes = np.full(d, 2)
+    units = np.ldexp(
+        quantised(Tables(n_codes, np.tile([-1.0, 1.0], d), np.ones(2 * d), np.ones(d))).for_moments()[0], 9
+    )
+    assert d * int(np.rint(units).max()) ** 2 <= 512**2
+
+
 @given(st.floats(0, 1), st.floats(0, 1))
 def test_one_firm_moves_no_pair_of_cells_by_more_than_one(p, y):
     r, W = (y > 0.5) - p, p * (1 - p)
@@ -183,7 +226,17 @@ def test_one_firm_moves_the_triangle_of_moments_by_no_more_than_a_quarter(d, see
     draw = rng.choice([-1.0, 0.0, 1.0], (2, d)) if corners else rng.uniform(-1, 1, (2, d))
     a, b = draw * m
     moved = (np.outer(a, a) - np.outer(b, b))[np.triu_indices(d)]
-    assert 0.25 * np.linalg.norm(moved) <= model.moments_sensitivity() + 1e-12
+    assert np.linalg.norm(moved) <= 1 + 1e-12
+
+
+@given(st.integers(1, 20), st.integers(0, 2**32 - 1), st.booleans())
+def test_a_value_that_is_off_by_a_unit_moves_the_triangle_by_what_is_counted(d, seed, alone):
+    rng = np.random.default_rng(seed)
+    x = np.eye(d)[0] if alone else rng.normal(size=d)
+    x /= np.linalg.norm(x)
+    off = x + np.eye(d)[0] * rng.choice([-1, 1]) * 2.0**-model.TABLE_BITS
+    moved = (np.outer(off, off) - np.outer(x, x))[np.triu_indices(d)]
+    assert 0.25 * (1 + model.MOVED_ROWS * np.linalg.norm(moved)) <= model.moments_sensitivity()
 
 
 def test_scaled_tables_have_the_norms_that_the_sensitivities_assume():
