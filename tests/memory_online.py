@@ -91,6 +91,7 @@ class MemoryHolder:
             take_spare=self.spares.take,
             pool=lambda bank, pool_id: self.pools.get((bank, pool_id)),
             opened=self.kept.get,
+            count=self.count,
             write_down=self.write_down,
         )
 
@@ -136,6 +137,9 @@ class MemoryHolder:
 
     async def n_cells(self, _bank, _asked):
         return self.cells.size
+
+    async def count(self, passed):
+        self.admit(passed)
 
     async def write_down(self, opening):
         self.admit(opening.passed)

@@ -90,6 +90,7 @@ class OnlineHolder:
             take_spare=self._spares.take,
             pool=self._pool,
             opened=self._journal.get,
+            count=self._writer.count,
             write_down=self._writer.put,
         )
         for kind, handler in (

@@ -364,6 +364,8 @@ def _encrypted(desk: HolderDesk, bank: str, request: pb.EncryptRecord, asked: As
     )
     if answer.released_as:
         return answer
+    if record.passed.tells or record.reason_codes:  # no later: a bank may never ask to open it
+        yield from work(partial(desk.count, record.passed))
     taken = _take_spares(desk, bank, request, record, answer)
     if taken is None:
         return pb.EncryptedRecord(no_spare=True)

@@ -121,6 +121,7 @@ class HolderDesk:
     take_spare : by bank and id, for a part of a model; out of the stock, if it is there.
     pool : by bank and id, if it is there.
     opened : digest and partial that were opened under "bank/request id", perhaps before a restart.
+    count : counts a release before the record that tells something by itself is sent; RefusedError if it may not be.
     write_down : counts a release just before its part leaves (RefusedError if it may not), logs what leaves next and
         keeps it, so that it cannot leave otherwise; returns the partial that counts, the first under its key.
     """
@@ -135,6 +136,7 @@ class HolderDesk:
     take_spare: Callable[[str, str, bytes], HolderSpare | None]
     pool: Callable[[str, str], LeadPool | None]
     opened: Callable[[str], tuple[bytes, bytes] | None]
+    count: Callable[[Passed], Coroutine[Any, Any, None]]
     write_down: Callable[[PartOpening], Coroutine[Any, Any, bytes]]
 
 

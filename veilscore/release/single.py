@@ -24,6 +24,7 @@ class Passed:
     token : consent to use up with it.
     released_as : request whose result still holds, so that nothing is opened; "" where it has to be.
     used_up : batches and requests together released the firm as often as the policy allows: it counts as unknown.
+    tells : whether the record's being sent says that it changed, so that it is counted before that.
     """
 
     release: Release
@@ -31,6 +32,7 @@ class Passed:
     n_columns: int
     released_as: str = ""
     used_up: bool = False
+    tells: bool = False
 
 
 class SingleGuard:
@@ -86,9 +88,10 @@ class SingleGuard:
         with self._ledger.steady():
             earlier = budget.check_single(release, fresh=request.fresh)
             used_up = not earlier and budget.single_used_up(release)
+            tells = not earlier and not request.fresh and budget.tells_a_change(release)
         if earlier and token.spend is not None:
             self._ledger.spend(token.spend, release.reference)
-        return Passed(release, token, codes.shape[1], earlier.partition("/")[2], used_up)
+        return Passed(release, token, codes.shape[1], earlier.partition("/")[2], used_up, tells)
 
     def admit(
         self, several: Sequence[Passed], meanwhile: Callable[[Sequence[VeilscoreError | None]], None]
