@@ -8,10 +8,11 @@ import itertools
 import math
 
 import pytest
-from consent_issuer import token_bytes
+import trial_scoring
+from consent_issuer import ISSUERS, OFTEN, token_bytes
 from finished_jobs import finished
 from test_online_service import spare_for
-from trial_scoring import copy_of, known_to_all, score, scoring, set_policy, train
+from trial_scoring import copy_of, known_to_all, open_node, score, scoring, set_policy, train
 
 from veilscore.errors import RefusedError
 from veilscore.models.filed import load_model
@@ -56,6 +57,16 @@ class Asking:
         asked.MergeFrom(pb.EncryptRecord(**changes))
         return asked, await self.command.call("tax", "EncryptRecord", asked, pb.EncryptedRecord, timeout_s=5)
 
+    async def opens(self, asked, reply):
+        """Have the bureau open a record by itself."""
+        opening = pb.OpenPartial(
+            request_id=asked.request_id,
+            spare_id=asked.spare_id,
+            with_parties=["tax"],
+            share_key_ids={"tax": reply.share_key_id},
+        )
+        await self.command.call("tax", "OpenPartial", opening, pb.OpenedPartial, timeout_s=5)
+
 
 def counted(homes):
     with contextlib.closing(ReleaseLedger(homes / "tax" / LEDGER)) as ledger:
@@ -69,6 +80,52 @@ def changed(homes, firm, *, away):
         kept.write_text(path.read_text())
     lines = kept.read_text().splitlines(keepends=True)
     path.write_text("".join(line for line in lines if not (away and line.startswith(firm))))
+
+
+CHANGES = {
+    "purposes": (["other"], "is not among the purposes"),
+    "banks": (["another"], "does not work for bank"),
+    "retired_models": (["firms"], "model 'firms' is retired here"),
+    "exact_for": ({}, "refuses exact scores to bank"),
+    "disclose_unknown": (False, "does not say which firms it knows"),
+    "consent_issuers": ({"other": "0a" * 32}, "whose key this holder's policy does not list"),
+    "issuer_banks": ({"portal": ["another"]}, "does not speak for firms of bank"),
+    "online_without_others": (False, "opens its part only together with all holders"),
+}
+
+
+def test_a_record_that_was_sent_is_opened_by_the_policy_of_now(homes, monkeypatch):
+    """What was asked for under one policy stays at the holder: opened later, it went by the bank and the task alone."""
+    nodes = {}
+    monkeypatch.setattr(trial_scoring, "open_node", lambda *of: nodes.setdefault(of[1], open_node(*of)))
+    usual = {"consent": "required", "disclose_unknown": True, "online_without_others": True, "issuer_banks": {}}
+    usual |= {"purposes": [], "banks": [], "retired_models": [], "release": OFTEN, "exact_for": {"bank": "9999-12-31"}}
+    usual["consent_issuers"] = ISSUERS
+
+    async def under(**changes):
+        set_policy(homes, "tax", **usual | changes)
+        await nodes["tax"].policy.take()
+
+    async def scenario():
+        async with scoring(homes) as command:
+            asking = Asking(homes, command)
+            for key, (value, says) in CHANGES.items():
+                await under()
+                sent = await asking.record(bands=None, fresh=True, on_missing="fail")
+                await under(**{key: value})
+                with pytest.raises(RefusedError, match=says):
+                    await asking.opens(*sent)
+            other = token_bytes(known_to_all(homes)[1])
+            await under(consent="off")
+            asked = [await asking.record(bands=None, fresh=True, consent=token) for token in (other, None)]
+            await under()
+            with pytest.raises(RefusedError, match="consent is another firm's"):
+                await asking.opens(*asked[0])
+            n_counted = len(counted(homes))
+            await asking.opens(*asked[1])
+            assert len(counted(homes)) == n_counted + 1
+
+    asyncio.run(scenario())
 
 
 def test_codes_for_reasons_are_counted_before_they_leave(homes):
