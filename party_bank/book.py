@@ -81,7 +81,7 @@ class Book:
     def reading(self) -> Iterator[BookEntry]:
         """Run the block on one state of the book; it waits for no writer, and may change nothing."""
         with self._snapshot() as db:
-            yield BookEntry(db, "", self._now_s(db))
+            yield BookEntry(db, "", self._now_s(db), reads=True)
 
     @contextlib.contextmanager
     def one_state(self) -> Iterator[None]:
@@ -163,11 +163,11 @@ class Book:
 class BookEntry:
     """One transaction on the book; what it adds, changes and moves is in the history.
 
-    today, at_s : when it is.
+    today, at_s : when it is; reads : whether it may change nothing.
     """
 
-    def __init__(self, db: Connection, actor: str, at_s: float) -> None:
-        self.db, self.actor, self.at_s = db, actor, at_s
+    def __init__(self, db: Connection, actor: str, at_s: float, *, reads: bool = False) -> None:
+        self.db, self.actor, self.at_s, self.reads = db, actor, at_s, reads
         self.today = day_of(at_s)
         self._history: list[Row] = []  # written at once at the end, as a statement costs more than its rows
 
@@ -234,12 +234,21 @@ class BookEntry:
             values = {"state": state, "changed_s": self.at_s, "reason": why[:400]}
             self.db.execute(LINES.update().where(LINES.c.id.in_(some)).values(**values))
 
+    def firm(self, firm: str) -> Row:
+        """Return a firm; BookError if it is unknown."""
+        return self._firm(sa.select(FIRMS).where(FIRMS.c.firm == firm), firm)
+
     def lock_firm(self, firm: str) -> Row:
         """Return a firm, and let no other transaction lock it before this one ends; BookError if it is unknown."""
-        found = self.db.execute(sa.select(FIRMS).where(FIRMS.c.firm == firm).with_for_update()).mappings().first()
-        if found is None:
+        if self.reads:  # SQLite would not mind, PostgreSQL would
+            raise BookError("who reads the book locks nothing in it")
+        return self._firm(sa.select(FIRMS).where(FIRMS.c.firm == firm).with_for_update(), firm)
+
+    def _firm(self, query: sa.Select[Any], firm: str) -> Row:
+        found = self.rows(query)
+        if not found:
             raise BookError(f"the book has no firm {firm[:64]!r}: add it with `veilscore bank book import`")
-        return dict(found)
+        return found[0]
 
     def lock_name(self, name: str) -> None:
         """Let no other transaction lock this name before this one ends: of what is summed over many firms."""

@@ -24,6 +24,7 @@ from veilscore.console.entry import safe_path
 from veilscore.console.language import Locale, catalogue, wanted
 from veilscore.console.metrics import metrics_token
 from veilscore.console.page import ANYBODY, page_of
+from veilscore.errors import StateError
 from veilscore.evidence.job_ledger import Ledger
 from veilscore.evidence.log import LOG_FILE, scan
 from veilscore.terms.job import new_job_id, parse_job
@@ -228,6 +229,7 @@ def test_names_of_firms_are_text(folder):
         assert "&lt;script&gt;alert" in browser.get("/firms").text
         assert "Alarms by month" in browser.get("/alarms").text
         assert "No firm fits" in browser.get("/firms?q=%25").text, "a sign of LIKE is a sign"
+        assert FIRM in browser.get("/firms?q=JADE+river").text
         read = [body for _, _, body in opened.store.not_logged(1000) if body["act"] == "read a portrait"]
         assert FIRM not in str(read)
         assert re.fullmatch(r"firm [0-9a-f]+", read[-1]["subject"])
@@ -237,6 +239,47 @@ def test_names_of_firms_are_text(folder):
         assert browser.post("/applications/w-1/settle", answer="approve", reason=" ").status == 422
     finally:
         opened.close()
+
+
+@pytest.mark.parametrize("path", ["/jobs?q=%00", "/jobs/a\0b", "/data/\0", "/?done=%00"])
+def test_signs_that_no_file_or_database_takes_are_refused(tax, path):
+    assert tax.browser("stella").get(path).status == 400
+
+
+def test_half_a_sign_and_nothing_are_refused_in_what_is_sent(tax):
+    browser = tax.browser("stella")
+    assert browser.post("/jobs/x/decide", answer="reject", reason="a\0b").status == 400
+    for content in ({"token": "\ud800"}, {"token": ["a\0"]}, {"\0": 1}, ["\udfff"]):
+        assert tax.browser().send("/enter/begin", content).status == 400
+    assert tax.browser().send("/enter/begin", {"token": "\\u0000"}).status == 403, "these are six signs"
+
+
+def test_an_act_that_failed_in_whatever_way_is_noted(tax, monkeypatch):
+    stella = tax.browser("stella")
+
+    def broken(*_):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(tax.store, "sessions", broken)
+    assert stella.post("/me/sessions").status == 500
+    assert tax.acts()[-1] == ("stella", "end other sessions", "failed: ZeroDivisionError")
+    stella.raw("POST", "/me/sessions", b"x" * 100_000, {"content-type": "application/x-www-form-urlencoded"})
+    assert tax.acts()[-1] == ("stella", "end other sessions", "failed: HTTPException")
+    before = len(tax.acts())
+    tax.browser().raw("POST", "/enter/finish", b"{", JSON)
+    assert len(tax.acts()) == before, "a stranger fills no file"
+
+
+def test_a_stranger_reads_of_no_file_and_of_no_server(tax, monkeypatch):
+    def broken(*_):
+        raise StateError("book postgresql://server/book: /srv/tax/console.db")
+
+    for person, says in (("", False), ("stella", True)):
+        browser = tax.browser(person)
+        with monkeypatch.context() as patch:
+            patch.setattr("veilscore.console.entry.safe_path", broken)
+            answer = browser.get("/login")
+        assert (answer.status, "/srv/tax" in answer.text) == (500, says)
 
 
 def test_a_page_shows_one_state_of_the_book(folder, monkeypatch):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import shlex
 import ssl
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import yaml
@@ -18,7 +20,7 @@ from veilscore.cli import console as command
 from veilscore.console import serve
 from veilscore.console.limits import RateLimit
 from veilscore.console.serve import invitation
-from veilscore.errors import ConfigError, IdentityError, StateError
+from veilscore.errors import ConfigError, IdentityError, RefusedError, StateError
 from veilscore.keys.identity import create_identity
 from veilscore.terms.federation import load_federation, make_federation, member_of, save_federation
 from veilscore.terms.node_config import NodeConfig
@@ -146,6 +148,26 @@ def test_the_last_passkey_stays(tax):
     assert browser.post("/me/passkeys", credential=second.id.hex()).status == 303
     assert browser.post("/me/passkeys", credential="zz").status == 403
     assert [one.credential for one in tax.store.passkeys("otto")] == [key.id]
+
+
+def test_two_passkeys_removed_at_once_leave_one(tax):
+    keys = [SoftKey() for _ in range(2)]
+    for _ in range(10):
+        tax.store.forget("ada", "otto")
+        for key in keys:
+            tax.store.keep_passkey(tax.store.invite("ada", 1), key.id, b"key", 0)
+        gate = threading.Barrier(2)
+
+        def remove(key, gate=gate):
+            gate.wait(30)
+            try:
+                return tax.store.forget_passkey("ada", key.id, least=1)
+            except RefusedError:
+                return False
+
+        with ThreadPoolExecutor(2) as threads:
+            assert sorted(threads.map(remove, keys)) == [False, True]
+    tax.store.forget("ada", "otto")
 
 
 def test_a_session_is_new_at_entering_and_ends(tax):

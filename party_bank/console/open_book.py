@@ -115,5 +115,5 @@ def _reads(page: Page) -> bool:
 
 
 def like(column: sa.Column[str], words: str) -> sa.ColumnElement[bool]:
-    """Return whether a column has these words in it, whatever they are."""
-    return column.contains(words, autoescape=True)
+    """Return whether a column has these words in it, whatever they are; by itself only SQLite minds no capitals."""
+    return column.icontains(words, autoescape=True)

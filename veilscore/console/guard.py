@@ -21,7 +21,7 @@ import json
 import secrets
 import time
 import urllib.parse
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -33,7 +33,7 @@ from veilscore.console.language import LANGUAGES, wanted
 from veilscore.console.limits import RateLimit
 from veilscore.console.page import ANYBODY, Page
 from veilscore.console.store import ConsoleSession
-from veilscore.errors import IdentityError, RefusedError, StateError, VeilscoreError
+from veilscore.errors import ConfigError, IdentityError, RefusedError, StateError, VeilscoreError
 from veilscore.fabric.traces import span
 from veilscore.fabric.watches import described
 from veilscore.terms.console import ConsoleConfig
@@ -122,11 +122,13 @@ class PageGuard:
             return self._failed(visit, page, error)
 
     def _failed(self, visit: Visit, page: Page | None, error: Exception) -> Response:
-        """Answer an error; a refused act goes into the log."""
+        """Answer an error; an act that was refused or failed goes into the log, also by an error of ours."""
         if isinstance(error, NoEntryError) and page is not None and (page.method, page.kind) == ("GET", "page"):
             return self._to_entry(visit)
         status, says = _told(error)
-        if isinstance(error, VeilscoreError) and not isinstance(error, NoEntryError):
+        if visit.session is None and isinstance(error, ConfigError | StateError):
+            says = ""  # it names files and servers, which are nothing for strangers
+        if _is_noted(visit, error):
             # what other errors say may name a firm, which no log does
             outcome = f"refused: {says}" if status == 403 else f"failed: {type(error).__name__}"
             try:
@@ -134,7 +136,7 @@ class PageGuard:
             except VeilscoreError as unwritten:
                 told = described(unwritten)  # all that a log may tell
                 self._desk.log.error("act not noted", request=visit.request_id, outcome=outcome, **told)  # noqa: TRY400
-        if not says and status == 500:
+        if not says and status != 404 and not isinstance(error, HTTPException):
             self._desk.log.error("page failed", request=visit.request_id, **described(error))
         response = self._error(visit, page, status, says)
         if isinstance(error, HTTPException):
@@ -144,6 +146,8 @@ class PageGuard:
     # --- what comes before a page ------------------------------------------------------------------------------------
 
     def _check_host(self, request: Request) -> None:
+        if "\0" in request.url.path or "%00" in request.url.query:
+            raise HTTPException(400, "the address has a sign that no page has")  # and that no file or text may have
         if request.headers.get("host", "").lower() not in self._hosts:
             raise HTTPException(421, "this console does not answer to that host name")
 
@@ -214,9 +218,10 @@ class PageGuard:
                 visit.data = json.loads(body)
             else:
                 visit.form = dict(urllib.parse.parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=100))
+            _check_words([visit.data, visit.form])
         except (ValueError, RecursionError):
             raise HTTPException(400, "the form cannot be read") from None
-        if visit.session is None or page.attempts:  # whoever enters has no session yet, or gets a new one
+        if visit.session is None or (page.may is ANYBODY and page.attempts):  # who enters gets a new session
             return
         token = visit.form.get("csrf", "") if page.kind == "page" else request.headers.get("x-csrf-token", "")
         if not hmac.compare_digest(token.encode(), visit.session.csrf.encode()):
@@ -267,6 +272,31 @@ def shown_certificate(request: Request) -> bytes:
     if not found:
         raise IdentityError("your browser showed no certificate")
     return found
+
+
+def _check_words(value: Any) -> None:
+    """Refuse signs that neither files nor PostgreSQL take, and half a pair of UTF-16; ValueError."""
+    if any("\0" in word.encode().decode() for word in _words(value)):
+        raise ValueError("a text has the sign of number 0 in it")
+
+
+def _words(value: Any) -> Iterator[str]:
+    """Yield all texts of what a request carried."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for name, one in value.items():
+            yield from _words([name, one])
+    elif isinstance(value, list):
+        for one in value:
+            yield from _words(one)
+
+
+def _is_noted(visit: Visit, error: Exception) -> bool:
+    """Return whether an act that failed so is noted; not what strangers send by the thousand, as what is no form."""
+    if isinstance(error, HTTPException):
+        return visit.session is not None and error.status_code not in {421, 429}
+    return not isinstance(error, NoEntryError)
 
 
 def _told(error: Exception) -> tuple[int, str]:

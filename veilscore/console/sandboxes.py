@@ -85,9 +85,13 @@ class SandboxRuns:
                 raise RefusedError("a run is under way here: begin this one once it has ended")
             self._begun[desk.home, run.submission] = run.person
             self._failed.pop((desk.home, run.submission), None)
-        write_text(_begun_path(desk.home), run.model_dump_json())
-        # no thread of the pool: it may take as long as sandbox.yaml allows, and must not hold up the console's end
-        threading.Thread(target=self._run, args=(console, desk, run), daemon=True).start()
+        try:
+            write_text(_begun_path(desk.home), run.model_dump_json())
+            # no thread of the pool: it may take as long as sandbox.yaml allows, and must not hold up the console's end
+            threading.Thread(target=self._run, args=(console, desk, run), daemon=True).start()
+        except BaseException:  # nothing runs: another one may be begun
+            del self._begun[desk.home, run.submission]
+            raise
 
     def resume(self, console: ConsoleDesk) -> None:
         """Begin anew the run that the console's last end cut off, if nothing came of it and its steward is one yet."""

@@ -197,9 +197,15 @@ class ConsoleStore:
         row = self._one("SELECT certificate, vouch FROM vouches WHERE credential = ?", credential)
         return None if row is None else (bytes(row[0]), bytes(row[1]))
 
-    def forget_passkey(self, person: str, credential: bytes) -> bool:
-        """Remove one passkey of a person, and the vouch for it; return whether there was one."""
+    def forget_passkey(self, person: str, credential: bytes, least: int = 0) -> bool:
+        """Remove one passkey of a person, and the vouch for it; return whether there was one.
+
+        least : how many have to be left, whoever else removes one now; RefusedError where fewer were.
+        """
         with self._lock, self._told(), transaction(self._db):
+            count = self._db.execute("SELECT COUNT(*) FROM passkeys WHERE person = ?", (person,)).fetchone()[0]
+            if least and count <= least:
+                raise RefusedError("this is your only passkey: make another one first, or ask an operator")
             query = "DELETE FROM passkeys WHERE person = ? AND credential = ?"
             known = bool(self._db.execute(query, (person, credential)).rowcount)
             self._db.execute(_UNKNOWN_VOUCHES)
