@@ -26,7 +26,8 @@ from veilscore.terms.training import TrainScorecard
 from veilscore.wire.protocol import Protocol
 
 BINNED = {"rows.npz": "bin", "counts.json": "bin", "code_map.json": "bin"}  # what steps after it read
-HINTS_BYTES = USUAL_CELLS * 4096 * 14.0  # of a holder's cells, one ring element each
+HINT_BYTES = 4096 * 14.0  # one ring element
+HINTS_BYTES = USUAL_CELLS * HINT_BYTES  # of a holder's cells
 _ARRAYS: dict[str, Any] = {  # of `BinCounts`, as they are kept
     "n_codes": np.int64,
     "bad": np.float64,
@@ -166,8 +167,13 @@ def load_counts(store: JobStore) -> dict[str, BinCounts]:
     }
 
 
+def sums_bytes(sizes: Sizes, codes: float) -> float:
+    """Return the bytes of two vectors summed by the cells of all holders: hints, and of each vector rows and alpha."""
+    return len(sizes.holders) * ((sizes.columns * codes + 2) * HINT_BYTES + 2 * 14 * sizes.train)
+
+
 def _cost(_parameters: Any, sizes: Sizes) -> Cost:
-    return costed(len(sizes.holders) * (HINTS_BYTES + 28 * sizes.train), 0.3)
+    return costed(sums_bytes(sizes, sizes.codes), 0.3)
 
 
 TOLD_ORDER = {  # option of a scorecard -> what it tells

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -17,6 +18,7 @@ from veilscore.models.counts import BinCounts, BinnedColumns, own_counts
 from veilscore.models.design import columns_of, most_columns
 from veilscore.models.residual import (
     MOST_BINS,
+    MOST_MOMENTS,
     SHARES,
     CellSums,
     Tables,
@@ -33,7 +35,6 @@ from veilscore.protocols.residual import bank_cells, bank_fit, holder_cells, hol
 from veilscore.tasks.align import ALIGNED
 from veilscore.tasks.binning import (
     BINNED,
-    HINTS_BYTES,
     TOLD_ORDER,
     load_counts,
     own_columns,
@@ -41,6 +42,7 @@ from veilscore.tasks.binning import (
     refuse_other_split,
     sampled_rows,
     save_counts,
+    sums_bytes,
 )
 from veilscore.tasks.context import (
     StepContext,
@@ -52,12 +54,12 @@ from veilscore.tasks.context import (
 )
 from veilscore.tasks.fixed_bins import charged
 from veilscore.tasks.noise import check_noise, sizes_of
-from veilscore.tasks.task import COMMITTED, PRODUCT_BYTES, USUAL_CELLS, Cost, Sizes, Step, costed
+from veilscore.tasks.task import COMMITTED, PRODUCT_BLOCK_BYTES, Cost, Sizes, Step, costed
 from veilscore.terms.roles import Leak, hidden
 from veilscore.terms.training import TrainBoosting, TrainScorecard
 from veilscore.wire.protocol import Charge, Protocol
 
-_USUAL_COLUMNS = 12
+_USUAL_CODES = MOST_BINS + 1  # at most, missing values among them
 _SUMS = {"sums.npz": "bin"}
 
 
@@ -240,13 +242,14 @@ def _holder_train(context: StepContext) -> Protocol[None]:
 
 
 def _cost_of_bin(_parameters: Any, sizes: Sizes) -> Cost:
-    return costed(len(sizes.holders) * (HINTS_BYTES + 60 * sizes.train), 0.5)
+    return costed(sums_bytes(sizes, min(sizes.codes, _USUAL_CODES)), 0.5)
 
 
 def _cost_of_train(_parameters: Any, sizes: Sizes) -> Cost:
-    m, d = len(sizes.holders), _USUAL_COLUMNS
-    # u and hints by row; a pair's reply and the cells of tables by ring element; keys, tables and reply of the gradient
-    sent = (15 * (d + 1) + 9 * d) * sizes.train + (d * (d + 1) / 2 + USUAL_CELLS) * 9 * 4096 + 3 * 8192 * PRODUCT_BYTES
+    m, d = len(sizes.holders), min(sizes.columns, MOST_MOMENTS)
+    # u and hints by block; a pair's reply and the cells of tables by element; keys, tables and reply of the gradient
+    blocks, cells = math.ceil(sizes.train / 4096), d * min(sizes.codes, _USUAL_CODES)
+    sent = 4096 * (15 * (d + 2) * blocks + 9 * (d * blocks + d * (d + 1) / 2 + cells)) + 3 * PRODUCT_BLOCK_BYTES
     return costed(m * sent, m * (0.3 + 5e-6 * sizes.train))
 
 

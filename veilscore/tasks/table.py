@@ -225,14 +225,19 @@ def refuse_too_many(job: Job, train: int) -> None:
         step.fits(job.parameters, train)
 
 
-def estimate(job: Job, sizes: Mapping[str, int]) -> dict[str, Cost]:
+def estimate(job: Job, sizes: Mapping[str, int], columns: Mapping[str, int] | None = None) -> dict[str, Cost]:
     """Return the rough cost of each step by name; `sizes` are rows by party, an absent holder has as many as the bank.
+
+    columns : of holders, where they are known; of others it is usual ones.
 
     Rates were measured on two cores with all parties on them (benchmarks/); bytes follow from the kernel's parameters.
     """
     n, p = sizes[job.bank], job.parameters
     held = p.holdout_fraction * n if isinstance(p, Sampled) and p.holdout_from is None else 0.0
     known = Sizes(n, tuple(sizes.get(holder, n) for holder in job.holders), n - held, held)
+    if columns:
+        counted = [columns.get(holder, known.columns) for holder in job.holders]
+        known = replace(known, columns=sum(counted) / len(counted))
     return {name: step.cost(p, known) for name, step in steps_of(p).items()}
 
 
