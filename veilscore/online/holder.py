@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -29,6 +28,7 @@ from veilscore.files.journal import Journal
 from veilscore.models.versions import with_map
 from veilscore.online.holder_decision import HolderDecisions
 from veilscore.online.opening_writer import OpeningWriter
+from veilscore.online.per_bank import PerBank
 from veilscore.online.records import FoundFirm, Origin, Origins
 from veilscore.online.share_keys import ShareKeys
 from veilscore.online.stock import HolderSpares
@@ -48,7 +48,7 @@ from veilscore.v1 import control_pb2 as pb
 from veilscore.wire.calls import Calls, RoleEndedError, Served
 from veilscore.wire.protocol import Protocol
 
-_REQUESTS_KEPT = 4096  # of all banks, and as many spares that are being made
+_REQUESTS_KEPT = 4096  # of all banks, those among them that make spares
 _MOST_PARTIES = 1000
 _MOST_SHARE_BYTES = 128  # of a band one number; of a decision one a measure
 
@@ -67,7 +67,7 @@ class OnlineHolder:
         self._decisions = HolderDecisions(home, node, ledger, self._origins, self._guard, lambda: self._node.policy)
         self._share_keys = ShareKeys(node.name)
         self._spares = HolderSpares()
-        self._roles: OrderedDict[str, Served[None]] = OrderedDict()
+        self._roles: PerBank[Served[None]] = PerBank(_REQUESTS_KEPT)
         self._pools: dict[str, LeadPool] = {}  # the newest of each bank
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="veilscore-he")
         self._writer = OpeningWriter(self._guard, self._journal, self._log_openings)
@@ -128,26 +128,25 @@ class OnlineHolder:
     async def _score(self, request: pb.EncryptRecord | pb.OpenPartial, peer: Member) -> Message:
         request_id = _check_id(request.request_id, peer)
         role = partial(holder_score, self._desk, peer.name, request_id)
-        return await self._asked(f"{peer.name}/{request_id}", role, request, peer)
+        return await self._asked(request_id, role, request, peer)
 
     async def _spare(self, request: pb.PrepareSpare | pb.FinishSpare, peer: Member) -> Message:
         role = partial(holder_spare, peer.name, self._secret, self._n_cells, self._spares.add)
-        return await self._asked(f"{peer.name}//{_check_id(request.spare_id, peer)}", role, request, peer)
+        return await self._asked(f"/{_check_id(request.spare_id, peer)}", role, request, peer)  # no request's id
 
-    async def _asked(self, key: str, role: Callable[[], Protocol[None]], request: Message, peer: Member) -> Message:
-        """Hand a call to the role that is at work under this key, or to a new one; one that has ended is forgotten."""
+    async def _asked(self, name: str, role: Callable[[], Protocol[None]], request: Message, peer: Member) -> Message:
+        """Hand a call to the role that is at work under this name, or to a new one; one that has ended is forgotten."""
         while True:
-            served = self._roles.get(key)
+            served = self._roles.get(peer.name, name)
             if served is None:
-                served = self._roles[key] = Served(role(), self._caller)
+                served = Served(role(), self._caller)
+                self._roles.put(peer.name, name, served)
             try:
                 with contextlib.suppress(RoleEndedError):  # it ended while the call waited for its turn
                     return cast("Message", await served.ask(peer.name, request))
             finally:
-                if served.ended and self._roles.get(key) is served:
-                    del self._roles[key]
-                elif len(self._roles) > _REQUESTS_KEPT:
-                    self._roles.popitem(last=False)
+                if served.ended and self._roles.get(peer.name, name) is served:
+                    self._roles.pop(peer.name, name)
 
     async def _band_partial(self, message: pb.BandPartial, peer: Member) -> pb.Empty:
         parties = tuple(message.with_parties)
@@ -155,7 +154,7 @@ class OnlineHolder:
             raise ProtocolError(f"{peer.name} sent a part of a band that {self.name} does not lead", party=peer.name)
         if not 0 < len(message.partial_share) <= _MOST_SHARE_BYTES:
             raise MessageError("a part for a lead has the wrong size", party=peer.name)
-        served = self._roles.get(f"{message.bank}/{message.request_id}")
+        served = self._roles.get(message.bank, message.request_id)
         if served is None:
             raise lost(self.name)
         served.put(peer.name, message)
