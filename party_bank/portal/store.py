@@ -57,7 +57,7 @@ class OwnerStore(ConsoleStore):
     def forget_firm(self, firm: str) -> None:
         """Remove every way in for a firm, and which digest is its; what was done stays under the digest."""
         if self.knows(firm):
-            self.forget(self.person_of(firm))
+            self.forget(self.person_of(firm), COMMAND, FORGOTTEN)
             self._all("DELETE FROM owners WHERE firm = ?", firm)
 
     def link(self, firm: str, hours: float, codes: Sequence[str], made_by: str) -> str:
