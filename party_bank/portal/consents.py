@@ -24,6 +24,7 @@ from party_bank.firms import ALL, WITHDREW, note_consent
 from party_bank.portal.stray_consents import AGREED, ended_strays, one_of, withdrawals_after
 from party_bank.settings import BankSettings, ReportConsent
 from veilscore.errors import BookError, ConfigError
+from veilscore.evidence.erasures import FORGOTTEN
 from veilscore.files.store import write_text
 from veilscore.models.decided import load_decision
 from veilscore.release.consent import Consent, Signed, claim_of, read_consent
@@ -341,7 +342,9 @@ class OwnerConsents:
             ended[act["firm"]] = act["event"] == WITHDREW and (
                 act["content"]["purpose"] == ALL or ended.get(act["firm"], False)
             )
-        firms = {one for one, is_ended in ended.items() if is_ended} - self.issuer.revoked_firms()
+        firms = {
+            one for one, is_ended in ended.items() if is_ended and not one.startswith(FORGOTTEN)
+        } - self.issuer.revoked_firms()
         if ids or firms or (again and (known or self.issuer.revoked_firms())):
             self._keep(self.issuer.revoke(*sorted(ids), firms=sorted(firms)))
         self._behind = behind and firm is not None  # another firm's may still wait

@@ -50,6 +50,16 @@ class OwnerStore(ConsoleStore):
         found = self._one("SELECT firm FROM owners WHERE person = ?", person)
         return None if found is None else str(found[0])
 
+    def knows(self, firm: str) -> bool:
+        """Return whether anybody was ever let in for a firm."""
+        return self._one("SELECT 1 FROM owners WHERE firm = ?", firm) is not None
+
+    def forget_firm(self, firm: str) -> None:
+        """Remove every way in for a firm, and which digest is its; what was done stays under the digest."""
+        if self.knows(firm):
+            self.forget(self.person_of(firm), COMMAND, FORGOTTEN)
+            self._all("DELETE FROM owners WHERE firm = ?", firm)
+
     def link(self, firm: str, hours: float, codes: Sequence[str], made_by: str) -> str:
         """Return the secret of a link for a firm's owner, which works once; older links, codes and sessions end.
 
