@@ -31,9 +31,9 @@ slow: $(VENV)/.dev
 
 check: lint test slow
 
-# Schedules of faults over a whole federation in memory: `make campaign N=300 SEED=7`.
+# Schedules of faults over a whole federation in memory: `make campaign N=300 SEED=7`, of single scores `OF=--scores`.
 campaign: $(VENV)/.dev
-	$(PY) tests/simulation/campaign.py --schedules $(N) --seed $(SEED)
+	$(PY) tests/simulation/campaign.py --schedules $(N) --seed $(SEED) $(OF)
 
 # A million inputs for every parser of what peers or files bring.
 fuzz: $(VENV)/.dev

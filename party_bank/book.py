@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -40,7 +41,7 @@ class Book:
     """
 
     def __init__(self, url: str, *, clock: Callable[[], float] = time.time) -> None:
-        self._clock = clock
+        self._clock, self._seen = clock, threading.local()
         self._engine = open_engine(url, "book.url")
         self._where = self._engine.url.render_as_string(hide_password=True)
         try:
@@ -78,9 +79,19 @@ class Book:
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[BookEntry]:
-        """Run the block on one state of the book; it waits for no writer, and what it would change does not stay."""
+        """Run the block on one state of the book; it waits for no writer, and may change nothing."""
         with self._snapshot() as db:
-            yield BookEntry(db, "", self._now_s(db))
+            yield BookEntry(db, "", self._now_s(db), reads=True)
+
+    @contextlib.contextmanager
+    def one_state(self) -> Iterator[None]:
+        """Let all that this thread reads within the block see one state of the book, as a page of it has to."""
+        with self._snapshot() as db:
+            before, self._seen.db = getattr(self._seen, "db", None), db
+            try:
+                yield
+            finally:
+                self._seen.db = before
 
     def rows(self, query: sa.Select[Any]) -> list[Row]:
         """Return what a query finds."""
@@ -127,6 +138,10 @@ class Book:
 
     @contextlib.contextmanager
     def _snapshot(self) -> Iterator[Connection]:
+        if (seen := getattr(self._seen, "db", None)) is not None:
+            with self._told():
+                yield seen
+            return
         with self._told(), self._engine.connect().execution_options(**READS) as db:
             yield db  # closed without a commit
 
@@ -148,11 +163,11 @@ class Book:
 class BookEntry:
     """One transaction on the book; what it adds, changes and moves is in the history.
 
-    today, at_s : when it is.
+    today, at_s : when it is; reads : whether it may change nothing.
     """
 
-    def __init__(self, db: Connection, actor: str, at_s: float) -> None:
-        self.db, self.actor, self.at_s = db, actor, at_s
+    def __init__(self, db: Connection, actor: str, at_s: float, *, reads: bool = False) -> None:
+        self.db, self.actor, self.at_s, self.reads = db, actor, at_s, reads
         self.today = day_of(at_s)
         self._history: list[Row] = []  # written at once at the end, as a statement costs more than its rows
 
@@ -219,12 +234,21 @@ class BookEntry:
             values = {"state": state, "changed_s": self.at_s, "reason": why[:400]}
             self.db.execute(LINES.update().where(LINES.c.id.in_(some)).values(**values))
 
+    def firm(self, firm: str) -> Row:
+        """Return a firm; BookError if it is unknown."""
+        return self._firm(sa.select(FIRMS).where(FIRMS.c.firm == firm), firm)
+
     def lock_firm(self, firm: str) -> Row:
         """Return a firm, and let no other transaction lock it before this one ends; BookError if it is unknown."""
-        found = self.db.execute(sa.select(FIRMS).where(FIRMS.c.firm == firm).with_for_update()).mappings().first()
-        if found is None:
+        if self.reads:  # SQLite would not mind, PostgreSQL would
+            raise BookError("who reads the book locks nothing in it")
+        return self._firm(sa.select(FIRMS).where(FIRMS.c.firm == firm).with_for_update(), firm)
+
+    def _firm(self, query: sa.Select[Any], firm: str) -> Row:
+        found = self.rows(query)
+        if not found:
             raise BookError(f"the book has no firm {firm[:64]!r}: add it with `veilscore bank book import`")
-        return dict(found)
+        return found[0]
 
     def lock_name(self, name: str) -> None:
         """Let no other transaction lock this name before this one ends: of what is summed over many firms."""

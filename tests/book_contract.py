@@ -6,6 +6,7 @@ import datetime as dt
 import itertools
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,34 @@ class BookContract:
             entry.db.execute(sa.text(statement))
         assert table_of(book, HISTORY) == before
         assert before[-1]["content"]["name"] == f"Firm {name}"
+
+    def test_a_reader_sees_one_state_and_changes_nothing(self, book):
+        name = firm(book)
+        query = sa.select(FIRMS).where(FIRMS.c.firm == name)
+
+        def change(to):
+            with book.writing("test") as entry:
+                entry.change(FIRMS, entry.rows(query)[0]["id"], name=to)
+
+        with book.reading() as seen:
+            before = seen.rows(query)
+            with ThreadPoolExecutor(1) as other:
+                other.submit(change, "another").result(30)
+            assert seen.rows(query) == before
+        assert book.rows(query)[0]["name"] == "another"
+        with book.one_state():
+            assert book.rows(query)[0]["name"] == "another"
+            with ThreadPoolExecutor(1) as other:
+                other.submit(change, "a third").result(30)
+                assert other.submit(book.rows, query).result(30)[0]["name"] == "a third", "of this thread alone"
+            with book.reading() as seen:
+                assert book.rows(query) == seen.rows(query)
+                assert seen.rows(query)[0]["name"] == "another"
+        assert book.rows(query)[0]["name"] == "a third"
+        with pytest.raises(StateError), book.reading() as seen:
+            seen.change(FIRMS, 1, name="other")
+        change("a fourth")
+        assert book.rows(query)[0]["name"] == "a fourth", "a connection that read may write again"
 
     def test_an_error_leaves_nothing(self, book):
         name = firm(book)

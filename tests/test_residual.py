@@ -75,9 +75,8 @@ def run_cells(codes, n_codes, r, W, train, mu2=QUIET):
     roles = {
         "bank": bank_cells(
             session["bank"],
-            r[train],
-            W[train],
             train,
+            lambda: (r[train], W[train]),
             max_bin=lambda _d: 10,
             sigma=lambda d: charge.sigma(cells_sensitivity(d)),
         )

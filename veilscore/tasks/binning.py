@@ -8,6 +8,7 @@ import numpy as np
 
 from veilscore.arrays import Array, Mask
 from veilscore.data.codes import CodeMap
+from veilscore.data.table import Table
 from veilscore.errors import RefusedError
 from veilscore.files.store import JobStore
 from veilscore.models.counts import BinCounts, BinnedColumns, own_counts
@@ -38,22 +39,34 @@ _ARRAYS: dict[str, Any] = {  # of `BinCounts`, as they are kept
 }
 
 
-def own_rows(context: StepContext) -> tuple[BinnedColumns, dict[str, Array], CodeMap]:
-    """Bank: return its coded columns, what it keeps of every row (codes, target, weight, train), and its code map."""
+def sampled_rows(context: StepContext) -> tuple[Table, dict[str, Array]]:
+    """Bank: return its table, and of every row its target, its weight, whether it trains, and of a panel its firm."""
     job, p = context.job, context.job.training
     table = aligned_table(context)
     train = split(table, job)
-    # the bank may always know the order of its own bins, so that it merges neighbours
-    code_map = CodeMap.fit(table, train, max_bin=p.max_bin, min_bin_fraction=p.min_bin_fraction, ordered=True)
-    codes = code_map.transform(table).codes
-    compared = p.tells_association or (isinstance(p, TrainScorecard) and p.max_correlation is not None)
-    columns = columns_of(code_map, codes, party=job.bank, names=True, association=compared)
     target = np.asarray(table.label, dtype=np.int8)
     weight, firms = np.ones(table.n_rows) if table.weight is None else table.weight, firm_numbers(table)
     if p.firm_weight == "shared":
         weight = shared_weights(weight, firms["firm"], train)
     weight = weight / weight[train].mean()
-    return columns, {"codes": codes, "target": target, "weight": weight, "train": train, **firms}, code_map
+    return table, {"target": target, "weight": weight, "train": train, **firms}
+
+
+def own_columns(context: StepContext, table: Table, train: Mask) -> tuple[BinnedColumns, CodeMap]:
+    """Bank: return its coded columns, and the code map that it fits on its training rows."""
+    job, p = context.job, context.job.training
+    # the bank may always know the order of its own bins, so that it merges neighbours
+    code_map = CodeMap.fit(table, train, max_bin=p.max_bin, min_bin_fraction=p.min_bin_fraction, ordered=True)
+    codes = code_map.transform(table).codes
+    compared = p.tells_association or (isinstance(p, TrainScorecard) and p.max_correlation is not None)
+    return columns_of(code_map, codes, party=job.bank, names=True, association=compared), code_map
+
+
+def own_rows(context: StepContext) -> tuple[BinnedColumns, dict[str, Array], CodeMap]:
+    """Bank: return its coded columns, what it keeps of every row (codes, target, weight, train), and its code map."""
+    table, rows = sampled_rows(context)
+    columns, code_map = own_columns(context, table, rows["train"])
+    return columns, {"codes": columns.codes, **rows}, code_map
 
 
 def _bank_bin(context: StepContext) -> Protocol[None]:

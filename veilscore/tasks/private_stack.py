@@ -86,7 +86,7 @@ def _bank_bin(context: StepContext) -> Protocol[None]:
     own, bads = _own(context, rows).rows, float(rows["target"][train].sum())
     found = yield from bank_sums(
         context,
-        (own.residual, own.weight),
+        lambda: (own.residual, own.weight),
         rows,
         card_charges(p),
         min(bads, train.sum() - bads),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -30,16 +30,17 @@ from veilscore.models.residual import (
     strongest,
     tables,
 )
-from veilscore.models.residual_card import export, fit_record, own_fit
+from veilscore.models.residual_card import export, fit_record, own_fit, rarer_rows
 from veilscore.protocols.residual import bank_cells, bank_fit, holder_cells, holder_fit
 from veilscore.tasks.align import ALIGNED
 from veilscore.tasks.binning import (
     BINNED,
     TOLD_ORDER,
     load_counts,
-    own_rows,
+    own_columns,
     refuse_order,
     refuse_other_split,
+    sampled_rows,
     save_counts,
     sums_bytes,
 )
@@ -74,21 +75,27 @@ def charges_of(p: TrainScorecard) -> dict[str, Charge]:
 
 def _bank_bin(context: StepContext) -> Protocol[None]:
     job, p, store = context.job, context.job.of(TrainScorecard), context.store
-    columns, rows, code_map = own_rows(context)
-    counts = own_counts(job.bank, columns, rows["target"], rows["weight"], rows["train"])
-    own = own_fit(job, counts, rows)
-    found = yield from bank_sums(
-        context, (own.residual, own.weight), rows, charges_of(p), own.rarer, max_bin=p.max_bin, trained=p
-    )
-    store.save_json("code_map", code_map.to_json())
-    store.save_arrays("rows", **rows)
-    save_counts(store, {job.bank: counts, **{holder: shape for holder, (shape, _, _) in found.items()}})
+    table, rows = sampled_rows(context)
+    kept: list[BinCounts] = []
+
+    def own() -> tuple[Vector, Vector]:
+        columns, code_map = own_columns(context, table, rows["train"])
+        coded = {"codes": columns.codes, **rows}
+        store.save_json("code_map", code_map.to_json())
+        store.save_arrays("rows", **coded)
+        kept.append(own_counts(job.bank, columns, rows["target"], rows["weight"], rows["train"]))
+        fitted = own_fit(job, kept[0], coded)
+        return fitted.residual, fitted.weight
+
+    rarer = rarer_rows(p, rows)
+    found = yield from bank_sums(context, own, rows, charges_of(p), rarer, max_bin=p.max_bin, trained=p)
+    save_counts(store, {job.bank: kept[0], **{holder: shape for holder, (shape, _, _) in found.items()}})
     keep_sums(store, found)
 
 
 def bank_sums(
     context: StepContext,
-    own: tuple[Vector, Vector],
+    own: Callable[[], tuple[Vector, Vector]],
     rows: Mapping[str, Array],
     charges: Mapping[str, Charge],
     rarer: float,
@@ -96,9 +103,9 @@ def bank_sums(
     max_bin: int,
     trained: TrainScorecard | TrainBoosting,
 ) -> Protocol[dict[str, tuple[BinCounts, CellSums, Words]]]:
-    """Bank: have residuals and weights (n_train,), `own`, summed by cell, with as many bins as the noise leaves.
+    """Bank: have residuals and weights (n_train,), which `own` makes, summed by cell, in as many bins as noise leaves.
 
-    rows : what `own_rows` made of them all; rarer : training rows of the rarer class.
+    rows : those of `sampled_rows`; rarer : training rows of the rarer class.
     charges : of all openings of the fit.
     trained : whose noise is weighed once holders have told their numbers of columns.
     """
@@ -114,8 +121,8 @@ def bank_sums(
 
     return bank_cells(
         context.session,
-        *own,
         rows["train"],
+        own,
         max_bin=lambda n_columns: min(max_bin, most_bins(rarer, sigma(n_columns))),
         sigma=sigma,
         agreed=worth_its_noise,
