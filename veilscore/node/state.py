@@ -111,7 +111,7 @@ class LoggedState:
             line = Line(entry["job_id"], entry["step"], entry["attempt"], charge, time_s)
             owned = AccountLine(entry["account"], entry["bank"], line)
             self._charges[owned.key] = owned
-        elif kind in {"share_opened", "decision_part_opened"}:
+        elif kind in {"share_opened", "decision_part_opened", "record_told"}:
             counted = bool(self._policy) and entry["policy"] == self._policy
             self._opened.append(_Opened(f"{entry['bank']}/{entry['request']}", time_s, counted))
         elif kind == "state":
