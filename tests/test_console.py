@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gettext
+import html
 import importlib
 import io
 import itertools
@@ -77,6 +78,28 @@ def test_every_page_by_every_role(folder, party):
         for method in ("PUT", "DELETE", "PATCH", "OPTIONS"):
             assert stranger.raw(method, "/jobs", b"", {}).status == 405
     finally:
+        opened.close()
+
+
+@pytest.mark.parametrize("party", ["bank", "tax", "coordinator"])
+def test_no_page_leads_where_its_reader_may_not_go(folder, party):
+    opened = OpenedConsole(with_people(folder / party, PEOPLE | {"lin": ["account_manager"]}, per_minute=100_000))
+    try:
+        for person in (*PEOPLE, "lin"):
+            browser, seen, refused = opened.browser(person), {"/"}, {}
+            waiting = ["/"]
+            while waiting:
+                answer = browser.get(path := waiting.pop())
+                if answer.status == 403:
+                    refused[path] = person
+                if answer.status == 200 and answer.header("content-type").startswith("text/html"):
+                    links = {html.unescape(one) for one in re.findall(r'href="(/[^"#]*)"', answer.text)}
+                    new = [one for one in sorted(links - seen) if "page=" not in one and len(seen) < 300]
+                    seen.update(new)
+                    waiting += new
+            assert (refused, len(seen) > 1) == ({}, True), person
+    finally:
+        with_people(folder / party, per_minute=100_000, entries_per_minute=1000)
         opened.close()
 
 

@@ -76,6 +76,7 @@ def test_a_modeller_trains_and_opens_the_report(lab, chromium):
         job = page.url.rpartition("/")[2].partition("?")[0]
         page.wait_for_selector("h1 .badge.done", timeout=120_000)  # by the events, without a click
         page.goto(f"/jobs/{job}")
+        assert page.get_by_text("kept at every party").get_attribute("href") is None, "receipts are no modeller's page"
         shot(page, SHOTS / "job-trained.png")
         page.get_by_role("link", name=re.compile("report", re.IGNORECASE)).first.click()
         page.wait_for_url(f"**/jobs/{job}/report")
@@ -88,3 +89,6 @@ def test_a_modeller_trains_and_opens_the_report(lab, chromium):
         assert page.goto(f"/jobs/{job}/report").status == 422, "it is another modeller's"
     with visiting(chromium, lab, "bank", "ada") as page:
         assert page.goto(f"/jobs/{job}/report").status == 200
+        page.goto(f"/jobs/{job}")
+        page.get_by_role("link", name="kept at every party").click()
+        assert page.get_by_role("heading", name="It holds, and proves").is_visible()
