@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import functools
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -179,6 +180,7 @@ class BookEntry:
         """Add rows, each with the same keys, and return their ids in order."""
         if not rows:
             return []
+        _check_lengths(table, rows)
         adding = table.insert().returning(table.c.id, sort_by_parameter_order=True)
         ids = [int(one) for one in self.db.execute(adding, list(rows)).scalars()]
         self._history += [self._told("added", table, one, row) for one, row in zip(ids, rows, strict=True)]
@@ -186,6 +188,7 @@ class BookEntry:
 
     def add_once(self, table: sa.Table, **values: Any) -> int | None:
         """Add a row unless a unique key of it is taken; returns its id, or None."""
+        _check_lengths(table, [values])
         dialect: Any = postgresql if self.db.dialect.name == "postgresql" else sqlite
         adding = dialect.insert(table).values(**values).on_conflict_do_nothing().returning(table.c.id)
         row_id = self.db.execute(adding).scalar()
@@ -195,6 +198,7 @@ class BookEntry:
 
     def change(self, table: sa.Table, row_id: int, where: Where | None = None, **values: Any) -> bool:
         """Change a row if `where` still holds, and return whether it did."""
+        _check_lengths(table, [values])
         found = table.c.id == row_id if where is None else sa.and_(table.c.id == row_id, where)
         whose = table.c.firm if "firm" in table.c else sa.literal("")
         changed = self.db.execute(table.update().where(found).values(**values).returning(whose)).scalars().all()
@@ -205,6 +209,7 @@ class BookEntry:
         """Change rows of a table with a firm, each given with its id and firm and the same other keys."""
         if not rows:
             return
+        _check_lengths(table, rows)
         keys = [key for key in rows[0] if key not in {"id", "firm"}]
         changing = table.update().where(table.c.id == sa.bindparam("the_id"))
         changing = changing.values({key: sa.bindparam(f"new_{key}", type_=table.c[key].type) for key in keys})
@@ -293,6 +298,19 @@ class BookEntry:
 def day_of(at_s: float) -> dt.date:
     """Return the date of a time in this machine's zone."""
     return dt.datetime.fromtimestamp(at_s).astimezone().date()
+
+
+@functools.cache
+def _lengths(table: sa.Table) -> dict[str, int]:
+    return {c.name: c.type.length for c in table.columns if isinstance(c.type, sa.String) and c.type.length}
+
+
+def _check_lengths(table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse texts that are longer than their column: PostgreSQL would with less to say, SQLite keeps them."""
+    for name, most in _lengths(table).items():
+        longest = max((len(row[name]) for row in rows if row.get(name)), default=0)
+        if longest > most:
+            raise BookError(f"{name} in {table.name} has {longest:,} letters; at most {most} are kept: shorten it")
 
 
 def _pieces(lines: Sequence[int], most: int = 10_000) -> Iterator[Sequence[int]]:

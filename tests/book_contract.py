@@ -19,6 +19,7 @@ from party_bank.book_check import check_book
 from party_bank.book_tables import CONTRACTS, DRAWS, FIRMS, HISTORY, LINES, STATES, TRANSITIONS, WORK, metadata
 from party_bank.contracts import draft_contract, draw, end, owed, repay, sign
 from party_bank.due import Recurring, daily, do_due
+from party_bank.firms import put_firms
 from party_bank.limits import check_settings, room
 from veilscore.errors import BookError, StateError
 
@@ -113,6 +114,17 @@ class BookContract:
             seen.change(FIRMS, 1, name="other")
         change("a fourth")
         assert book.rows(query)[0]["name"] == "a fourth", "a connection that read may write again"
+
+    def test_a_text_that_is_too_long_is_refused_in_words(self, book):
+        name = firm(book)
+        (row,) = book.rows(sa.select(FIRMS).where(FIRMS.c.firm == name))
+        about = {"industry": "trade", "region": "x", "manager": "lin"}
+        whole = {"firm": "LONG", "name": "华" * 200, **about}
+        with pytest.raises(BookError, match="name in firms has 201 letters; at most 200 are kept"):
+            put_firms(book, [whole | {"name": "华" * 201}], "test")
+        with pytest.raises(BookError, match="manager in firms has 81 letters"), book.writing("test") as entry:
+            entry.change(FIRMS, row["id"], manager="m" * 81)
+        assert put_firms(book, [whole], "test") == 1
 
     def test_an_error_leaves_nothing(self, book):
         name = firm(book)

@@ -13,6 +13,7 @@ from trial_federation import make_homes
 from party_bank.book_tables import CONSENTS
 from party_bank.firms import import_consents, report_consents, withdraw_consent
 from party_bank.portal.consents import OwnerConsents, terms_of
+from party_bank.portal.links import list_of_agreed
 from party_bank.settings import BankSettings
 from veilscore.errors import BookError, ConfigError
 from veilscore.release.consent import Signed, claim_of, commit_one, read_consent
@@ -123,13 +124,14 @@ def test_a_withdrawal_by_the_bank_s_people_is_signed_while_the_portal_runs(tmp_p
 
 
 def test_a_withdrawal_by_the_bank_s_people_ends_a_yes_that_waits(tmp_path):
-    opened, consents, terms = offers_portal(tmp_path)
+    opened, _, _ = offers_portal(tmp_path)
     try:
         for firm in (OURS, THEIRS):
             agree(opened.browser(firm), "proactive")
         assert withdraw_consent(opened.book, OURS, "", "lin") == 0, "no consent was signed yet"
-        number, count = consents.sign_list(opened.book, terms)
+        number, count = list_of_agreed(opened.home.path)
         assert count == 1
+        assert ("(command line)", "portal: sign a list", "done") in opened.acts()
         path = opened.home.path / "consents" / "lists" / f"{number}.json"
         found = read_consent(Signed.from_text(path.read_text(), "x"), known(opened))
         assert found.covers([OURS, THEIRS]).tolist() == [False, True]

@@ -40,9 +40,12 @@ def forget(home: Path, firm: str) -> int:
 
 def list_of_agreed(home: Path) -> tuple[str, int]:
     """Sign the list of owners who agreed to offers and wait (`OwnerConsents.sign_list`); return its id and its size."""
-    with _opened(home) as (own, open_, _):
+    with _opened(home) as (own, open_, store):
         consents = OwnerConsents(home, own.name, site_of(own).issuer)
-        return consents.sign_list(open_.book, terms_of(home, own.name, open_.settings, LISTED[0]))
+        number, count = consents.sign_list(open_.book, terms_of(home, own.name, open_.settings, LISTED[0]))
+        if count:
+            store.note(COMMAND, "portal: sign a list", f"list {number} of {count} firms", "done")
+        return number, count
 
 
 @contextmanager
