@@ -103,9 +103,10 @@ def _logs(folder: Path, job: str) -> Iterator[str]:
             yield f"{name}: the log has no answer to {job}"
         if kinds["job", job] > 1:
             yield f"{name}: the log states the end of {job} twice"
-        for path in (folder / name).glob("*.log"):
-            if "Traceback" in (text := path.read_text(errors="replace")):
-                yield f"{name}: {path.name} has a traceback: {text[text.index('Traceback') :][:1500]}"
+        for path in (folder / name / "log").glob("node.log*"):
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+                if '"level": "error"' in line:
+                    yield f"{name}: an error that is none of ours: {line[:1500]}"
 
 
 def _orphans(folder: Path, job: str) -> Iterator[str]:
