@@ -32,9 +32,9 @@ slow: $(VENV)/.dev
 
 check: lint test slow
 
-# Schedules of faults over a whole federation in memory: `make campaign N=300 SEED=7`.
+# Schedules of faults over a whole federation in memory: `make campaign N=300 SEED=7`, of single scores `OF=--scores`.
 campaign: $(VENV)/.dev
-	$(PY) tests/simulation/campaign.py --schedules $(N) --seed $(SEED)
+	$(PY) tests/simulation/campaign.py --schedules $(N) --seed $(SEED) $(OF)
 
 # The same against real processes, killed, stopped, restarted, and on full disks: `make campaign-real N=100 SEED=7`.
 campaign-real: N = 100

@@ -83,14 +83,13 @@ class MemoryHolder:
         return HolderDesk(
             name=self.name,
             coordinator="coordinator",
-            discloses_unknown=self.discloses_unknown,
-            without_others=self.without_others,
             share_key_id=self.share_keys.id,
             share_keys=self.share_keys.with_peers,
             find=self.find,
             take_spare=self.spares.take,
             pool=lambda bank, pool_id: self.pools.get((bank, pool_id)),
             opened=self.kept.get,
+            count=self.count,
             write_down=self.write_down,
         )
 
@@ -132,10 +131,14 @@ class MemoryHolder:
         if self.refuses:
             raise RefusedError(self.refuses, party=self.name)
         passed = Passed(None, None, 1, self.released_as)
-        return HolderRecord(request.firm_id, self.cells, self.known, 1.0, (), self.holders, passed, self.bands)
+        told = {"discloses_unknown": self.discloses_unknown, "without_others": self.without_others}
+        return HolderRecord(request.firm_id, self.cells, self.known, 1.0, (), self.holders, passed, self.bands, **told)
 
     async def n_cells(self, _bank, _asked):
         return self.cells.size
+
+    async def count(self, passed):
+        self.admit(passed)
 
     async def write_down(self, opening):
         self.admit(opening.passed)

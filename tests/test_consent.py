@@ -31,7 +31,7 @@ from veilscore.release.gate import ConsentGate
 from veilscore.release.issuer import Issuer
 from veilscore.release.ledger import ReleaseLedger
 from veilscore.release.scope import Ask
-from veilscore.release.single import SingleGuard
+from veilscore.release.single import Allowed, SingleGuard
 from veilscore.terms.rules import ReleaseRules
 from veilscore.v1.control_pb2 import EncryptRecord
 
@@ -293,7 +293,7 @@ def test_a_decision_on_one_firm_is_held_against_its_consent_before_its_record_is
     request = EncryptRecord(request_id="a", firm_id="firm", purpose="application", consent=token_bytes("FIRM", **given))
     try:
         with pytest.raises(RefusedError if says else LookupError, match=says or "FIRM"):
-            asyncio.run(decisions._passed("bank", request, held))
+            asyncio.run(decisions._passed("bank", request, held, Allowed(None, policy)))
     finally:
         guard.close()
 

@@ -100,7 +100,7 @@ def lived(tmp_path_factory):
                 entry.add(REPORTS, firm=firm, kind="credit", path=f"x/{firm}", sha256="ab", as_of=entry.today)
     store = OwnerStore(home)
     for firm in firms:
-        store.link(firm, 1.0, [])
+        store.link(firm, 1.0, [], "lin")
         signed = token(firm)
         import_consent(home, signed, "token", claim_of(signed).id)
     store.close()

@@ -218,3 +218,26 @@ def test_an_opening_hides_its_seed():
     opening = draw_opening("bank", "tax", "spare", "a")
     assert opening.seed not in repr(opening)
     assert draw_opening("bank", "tax", "spare", "a").commitment != opening.commitment
+
+
+@pytest.mark.parametrize("left", ["no table", "an empty file"])
+def test_a_loss_of_power_that_took_the_first_rows_keeps_no_bank_from_its_start(tmp_path, left):
+    """Rows are not synced: the file may be there without its table, and the node refused to start."""
+    rules = AuditRules()
+    archive = OnlineArchive(tmp_path, rules)
+    archive.keep([OpenedRow("a", b"{}", b"reply")])
+    archive.close()
+    path = tmp_path / FOLDER / ROWS
+    for file in path.parent.glob(f"{ROWS}*"):
+        file.unlink()
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        if left == "no table":
+            db.execute("PRAGMA journal_mode=WAL")
+    assert not list(OpenedParts(path.parent).records())
+    with pytest.raises(OSError, match=r"a\.json"):
+        OpenedParts(path.parent).record("a")
+    archive = OnlineArchive(tmp_path, rules)
+    archive.start()
+    archive.keep([OpenedRow("b", b"{}", b"reply")])
+    archive.close()
+    assert OpenedParts(path.parent).record("b") == b"{}"

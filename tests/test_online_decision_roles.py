@@ -44,8 +44,9 @@ class DecisionHolder(MemoryHolder):
         passed = Passed(None, None, 1, self.released_as)
         cells = np.zeros(0, np.uint64)
         return HolderRecord(
-            request.firm_id, cells, self.known, 1.0, (), self.holders, passed, decision=self.single, parts=self.parts
-        )
+            request.firm_id, cells, self.known, 1.0, (), self.holders, passed, decision=self.single, parts=self.parts,
+            discloses_unknown=self.discloses_unknown,
+        )  # fmt: skip
 
     async def n_cells(self, _bank, asked):
         return next(p.cells.size for p in self.parts if p.part == asked.map_hash + asked.part_hash)

@@ -14,8 +14,9 @@ from veilscore.online import records as module
 from veilscore.online.holder_decision import HolderDecisions, _OwnPart
 from veilscore.online.records import Records
 from veilscore.online.response import own_record
-from veilscore.release.single import Passed
+from veilscore.release.single import Allowed, Passed
 from veilscore.terms.node_config import DatasetConfig
+from veilscore.terms.policy import NodePolicy
 from veilscore.v1 import control_pb2 as pb
 
 KNOWN, UNKNOWN = "firm 7", "firm 700"
@@ -60,9 +61,10 @@ def test_a_budget_that_is_used_up_takes_the_same_work_for_unknown_firms(records,
     part = _OwnPart("capacity", records, points=SimpleNamespace(units=lambda _codes: [0]))
     filed = SimpleNamespace(decision=SimpleNamespace(name="limit", bits=3.0), holders=("tax",))
     held = SimpleNamespace(filed=filed, job=SimpleNamespace(holders=("tax",)), single=None, parts=(part,))
+    by = Allowed(None, NodePolicy())
     for firm in (KNOWN, UNKNOWN):
         asked.clear()
-        found = asyncio.run(desk._passed("bank", pb.EncryptRecord(firm_id=firm), held))
+        found = asyncio.run(desk._passed("bank", pb.EncryptRecord(firm_id=firm), held, by))
         assert not found.known
         assert [type(one) for one in asked] == [tuple, dict, tuple]
         assert asked[1]["known"] == (firm == KNOWN)

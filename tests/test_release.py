@@ -221,6 +221,38 @@ def test_small_batches_bands_and_rates(ledger, clock):
     rules.check_single(single(ledger, "m1", "r3", firm=2000), fresh=False)
 
 
+def test_a_request_id_counts_one_record_and_is_free_for_an_hour(ledger, clock):
+    """A journal forgets, or is moved away as damaged: the ledger took the id as paid for, whatever the record was."""
+    rules = budget(ledger)
+    first = replace(single(ledger, "m1", "bank/r1"), bits=5.0)
+    rules.admit(first)
+    clock.now_s += 3000
+    rules.admit(first)  # of a request that was cut in two
+    for other in (replace(first, record=b"changed"), replace(first, bits=6.0), replace(first, code_map="other")):
+        with pytest.raises(RefusedError, match="another release was counted under this request id"):
+            rules.admit(other)
+    clock.now_s += 700
+    with pytest.raises(RefusedError, match="counted under this request id long ago; use a new one"):
+        rules.admit(first)
+    assert len(ledger.releases(0.0)) == 1
+
+
+def test_a_request_that_was_counted_goes_on_at_the_limit(ledger):
+    rules = budget(ledger, online_per_hour=1)
+    rules.admit(single(ledger, "m1", "bank/r1"))
+    rules.admit(single(ledger, "m1", "bank/r1"))
+    with pytest.raises(RefusedError, match="rate limit of 1 single firms an hour"):
+        rules.admit(single(ledger, "m1", "bank/r2"))
+
+
+def test_more_bits_of_the_same_record_are_no_repeat(ledger):
+    """A steward lets codes of one more column go: they are told, and counted, with a new opening."""
+    rules = budget(ledger)
+    rules.admit(replace(single(ledger, "m1", "bank/r1"), bits=3.0))
+    assert rules.check_single(replace(single(ledger, "m1", "bank/r2"), bits=3.0), fresh=False) == "bank/r1"
+    assert not rules.check_single(replace(single(ledger, "m1", "bank/r2"), bits=5.0), fresh=False)
+
+
 def test_old_releases_do_not_count(ledger, clock):
     rules = budget(ledger, 4, window_days=30)
     rules.admit(single(ledger, "m1", "r1"))

@@ -10,7 +10,7 @@ from consent_issuer import token
 from veilscore.models.decided import FiledDecision, Pin
 from veilscore.release.consent import claim_of
 from veilscore.release.issuer import import_consent
-from veilscore.release.token_choice import asks_of, token_for
+from veilscore.release.token_choice import asks_of, set_aside, token_for
 from veilscore.terms.decision import DecisionModel
 
 DECIDE = {"tasks": ("decide",), "purpose": "proactive"}
@@ -77,3 +77,14 @@ def test_a_damaged_token_of_another_firm_is_no_hindrance(tmp_path):
     kept = give(tmp_path, "1", **DECIDE)
     assert chosen(tmp_path) == kept.stem
     assert claim_of(token("firm 1", **DECIDE)).scope.holders == ("tax", "registry", "court")
+
+
+def test_a_token_that_a_repeat_set_aside_first_is_set_aside(tmp_path):
+    """A request and its repeat, which waited for the same answer: the second was an error after the score."""
+    path = give(tmp_path, "1", purpose="application", tasks=("decide",))
+    found = token_for(tmp_path, ["firm 1"], time.time(), "decide", lambda: ())
+    assert found is not None
+    set_aside(*found)
+    set_aside(*found)
+    assert not path.exists()
+    assert [used.name for used in (tmp_path / "consents" / "used").iterdir()] == [path.name]

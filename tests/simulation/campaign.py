@@ -1,5 +1,6 @@
 """The fault campaign: ``python tests/simulation/campaign.py --schedules 10000 --seed 0``, or ``--only SEED``.
 
+With ``--scores`` a schedule is of single scores (`campaign_scores.py`), not of a job.
 Each schedule runs in a forked process on a copy of one small federation; two are run at once. A failure prints its
 seed and the command that repeats it.
 """
@@ -19,6 +20,7 @@ import virtual_time  # isort: skip - before anything binds a clock
 import argparse
 import json
 import logging
+import random
 import shutil
 import signal
 import tempfile
@@ -28,6 +30,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import campaign_checks
+import campaign_scores
 import campaign_world
 import faulty_files
 import memory_grpc
@@ -50,21 +53,24 @@ def found(folder: Path) -> Path:
     return home
 
 
-def one(original: Path, seed: int, folder: Path) -> dict[str, Any]:
+def one(original: Path, seed: int, folder: Path, *, scores: bool) -> dict[str, Any]:
     """Run one schedule in this process, which is good for nothing else afterwards."""
     shutil.copytree(original, folder)
-    campaign_world.install()
-    world = World(folder, seed)
+    if scores:
+        campaign_scores.install(random.Random(seed))
+    else:
+        campaign_world.install()
+    world = campaign_scores.ScoreWorld(folder, seed) if scores else World(folder, seed)
     world.run()
     return {
-        "broken": campaign_checks.broken(world),
+        "broken": campaign_scores.broken(world) if scores else campaign_checks.broken(world),
         "faults": world.faults + faulty_files.INJECTED + memory_grpc.INJECTED,
         "starts": sum(world.starts.values()) - len(NODES),
         "virtual_s": virtual_time.Clock.now.passed_s,
     }
 
 
-def _forked(original: Path, seeds: Iterable[int], folder: Path) -> int:
+def _forked(original: Path, seeds: Iterable[int], folder: Path, *, scores: bool) -> int:
     """Begin a process that runs some schedules, each in a fork of its own."""
     child = os.fork()
     if child:
@@ -77,7 +83,7 @@ def _forked(original: Path, seeds: Iterable[int], folder: Path) -> int:
             if not grandchild:
                 signal.alarm(int(_SLOW_S))
                 try:
-                    said = one(original, seed, place)
+                    said = one(original, seed, place, scores=scores)
                 except BaseException as error:  # noqa: BLE001 - whatever it is, the seed is printed with it
                     import traceback
 
@@ -97,6 +103,7 @@ def main() -> int:
     parser.add_argument("--schedules", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0, help="of the first schedule; the others follow")
     parser.add_argument("--only", type=int, nargs="*", help="these seeds alone, with the nodes' logs")
+    parser.add_argument("--scores", action="store_true", help="schedules of single scores")
     parser.add_argument("--jobs", type=int, default=2, help="processes at once")
     parser.add_argument("--report", type=Path, help="write figures there, as JSON")
     options = parser.parse_args()
@@ -107,15 +114,16 @@ def main() -> int:
     memory = Path("/dev/shm")  # a sync costs nothing there
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as name:
         folder = Path(name)
-        original = found(folder)
-        children = [_forked(original, list(seeds)[k :: options.jobs], folder) for k in range(options.jobs)]
+        original = campaign_scores.found(folder) if options.scores else found(folder)
+        parts = [list(seeds)[k :: options.jobs] for k in range(options.jobs)]
+        children = [_forked(original, part, folder, scores=options.scores) for part in parts]
         for child in children:
             os.waitpid(child, 0)
         results = [json.loads(line) for path in folder.glob("*.jsonl") for line in path.read_text().splitlines()]
-    return report(results, len(seeds), time.monotonic() - began_s, options.report)
+    return report(results, len(seeds), time.monotonic() - began_s, options.report, scores=options.scores)
 
 
-def report(results: list[dict[str, Any]], wanted: int, took_s: float, path: Path | None) -> int:
+def report(results: list[dict[str, Any]], wanted: int, took_s: float, path: Path | None, *, scores: bool) -> int:
     """Print figures and failures; returns the exit code."""
     faults: Counter[str] = Counter()
     for result in results:
@@ -126,7 +134,7 @@ def report(results: list[dict[str, Any]], wanted: int, took_s: float, path: Path
         print(f"  {n:7d} {kind}")
     for result in failed:
         print(f"FAILED seed {result['seed']}: {'; '.join(result['broken'])[:3000]}")
-        print(f"  again: {sys.executable} {sys.argv[0]} --only {result['seed']}")
+        print(f"  again: {sys.executable} {sys.argv[0]}{' --scores' * scores} --only {result['seed']}")
     if path is not None:
         path.write_text(
             json.dumps({"schedules": len(results), "failed": [r["seed"] for r in failed], "faults": faults})

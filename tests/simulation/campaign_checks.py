@@ -61,7 +61,7 @@ def _ledgers(world: World) -> Iterator[str]:
         opened = {session for holder, session in world.opened if holder == name}
         lines = Counter(f"{key[2]}/{key[3]}/{key[4]}" for key in charged(home / FILE))
         logged = Counter(
-            f"{e['job_id']}/{e['step']}/{e['attempt']}" for e in _entries(world, name) if e["kind"] == "spent"
+            f"{e['job_id']}/{e['step']}/{e['attempt']}" for e in entries(world, name) if e["kind"] == "spent"
         )
         with closing(ReleaseLedger(home / LEDGER)) as ledger:
             released = Counter(r.reference for r in ledger.releases(0))
@@ -107,7 +107,7 @@ def _logs(world: World) -> Iterator[str]:
     heads = [head for data in receipts.values() for head in heads_in(data)]
     for name in NODES:
         verify_log(world.folder / name / FOLDER / LOG_FILE, keys, [h for h in heads if h.party == name])
-        kinds = Counter((e["kind"], e.get("job_id")) for e in _entries(world, name))
+        kinds = Counter((e["kind"], e.get("job_id")) for e in entries(world, name))
         for job, status in world.jobs.items():
             if name != "coordinator" and not kinds["answer", job]:
                 yield f"{name}: the log has no answer to {job}"
@@ -115,7 +115,7 @@ def _logs(world: World) -> Iterator[str]:
                 yield f"{name}: the log states the end of {job} twice"
 
 
-def _entries(world: World, name: str) -> list[dict]:
+def entries(world: World, name: str) -> list[dict]:
     found: list[dict] = []
     scan(world.folder / name / FOLDER / LOG_FILE, visit=lambda _, body: found.append(json.loads(body)))
     return found

@@ -1,4 +1,4 @@
-"""The fault campaign in short: 120 schedules (`make campaign` runs 10,000), and those that once failed."""
+"""The fault campaign in short (`make campaign` runs more): schedules of jobs and of single scores, and old failures."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ ONCE_FAILED = {
     "a job whose end met a full disk stayed `running`, and nobody worked on it": (26, 38, 61, 91),
     "a call that was cut off left a job's model unfiled until the next start": (1544, 1598),
 }
+
+SCORES_ONCE_FAILED = {"a loss of power took the table of what auditors need, and the bank did not start": (11,)}
 
 pytestmark = pytest.mark.slow
 
@@ -35,3 +37,14 @@ def test_schedules():
 def test_schedules_that_once_failed():
     seeds = sorted(seed for found in ONCE_FAILED.values() for seed in found)
     assert f"{len(seeds)} schedules" in run("--only", *seeds)
+
+
+def test_schedules_of_single_scores():
+    said = run("--scores", "--schedules", 15, "--seed", 100)
+    for kind in ("kill at a turn", "kill at an operation on disk", "connection lost with its answer"):
+        assert kind in said
+
+
+def test_schedules_of_single_scores_that_once_failed():
+    seeds = sorted(seed for found in SCORES_ONCE_FAILED.values() for seed in found)
+    assert f"{len(seeds)} schedules" in run("--scores", "--only", *seeds)

@@ -126,7 +126,7 @@ class OpenedParts:
 
     @contextlib.contextmanager
     def _rows(self) -> Iterator[sqlite3.Connection | None]:
-        """Open the rows; None where there are only files."""
+        """Open the rows; None where there are only files, or a loss of power took the table with its first rows."""
         path = self._folder / ROWS
         if not path.is_file():
             yield None
@@ -135,4 +135,5 @@ class OpenedParts:
             told(f"{path}, which auditors need,", "restore it from backup"),
             contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True)) as db,
         ):
-            yield db
+            made = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'opened'").fetchone()
+            yield None if made is None else db

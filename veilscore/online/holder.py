@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -29,6 +28,7 @@ from veilscore.files.journal import Journal
 from veilscore.models.versions import with_map
 from veilscore.online.holder_decision import HolderDecisions
 from veilscore.online.opening_writer import OpeningWriter
+from veilscore.online.per_bank import PerBank
 from veilscore.online.records import FoundFirm, Origin, Origins
 from veilscore.online.share_keys import ShareKeys
 from veilscore.online.stock import HolderSpares
@@ -39,7 +39,7 @@ from veilscore.protocols.online_pool import LeadPool
 from veilscore.protocols.online_spares import holder_spare
 from veilscore.release.ledger import EXACT_BITS
 from veilscore.release.pseudonyms import firm_digest
-from veilscore.release.single import SingleGuard
+from veilscore.release.single import Allowed, SingleGuard
 from veilscore.terms.bands import MAX_STEPS, Bands, KeptBands
 from veilscore.terms.federation import Member
 from veilscore.terms.node_config import NodeConfig
@@ -48,7 +48,7 @@ from veilscore.v1 import control_pb2 as pb
 from veilscore.wire.calls import Calls, RoleEndedError, Served
 from veilscore.wire.protocol import Protocol
 
-_REQUESTS_KEPT = 4096  # of all banks, and as many spares that are being made
+_REQUESTS_KEPT = 4096  # of all banks, those among them that make spares
 _MOST_PARTIES = 1000
 _MOST_SHARE_BYTES = 128  # of a band one number; of a decision one a measure
 
@@ -67,7 +67,7 @@ class OnlineHolder:
         self._decisions = HolderDecisions(home, node, ledger, self._origins, self._guard, lambda: self._node.policy)
         self._share_keys = ShareKeys(node.name)
         self._spares = HolderSpares()
-        self._roles: OrderedDict[str, Served[None]] = OrderedDict()
+        self._roles: PerBank[Served[None]] = PerBank(_REQUESTS_KEPT)
         self._pools: dict[str, LeadPool] = {}  # the newest of each bank
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="veilscore-he")
         self._writer = OpeningWriter(self._guard, self._journal, self._log_openings)
@@ -82,14 +82,13 @@ class OnlineHolder:
         self._desk = HolderDesk(
             name=self.name,
             coordinator=fabric.federation.coordinator.name,
-            discloses_unknown=self._node.policy.disclose_unknown,
-            without_others=self._node.policy.online_without_others,
             share_key_id=self._share_keys.id,
             share_keys=self._share_keys.with_peers,
             find=self._find,
             take_spare=self._spares.take,
             pool=self._pool,
             opened=self._journal.get,
+            count=self._writer.count,
             write_down=self._writer.put,
         )
         for kind, handler in (
@@ -110,12 +109,8 @@ class OnlineHolder:
         return self._spares.counts()
 
     def policy_changed(self) -> None:
-        """Go by the policy that the node's configuration has now; requests that are at work keep their desk."""
-        policy = self._node.policy
-        self._guard.follow(policy)
-        self._desk = replace(
-            self._desk, discloses_unknown=policy.disclose_unknown, without_others=policy.online_without_others
-        )
+        """Go by the policy that the node's configuration has now, also where a record was sent and is to be opened."""
+        self._guard.follow(self._node.policy)
 
     async def start(self) -> None:
         """Do nothing: what was opened and not sent is lost with the keys."""
@@ -133,26 +128,25 @@ class OnlineHolder:
     async def _score(self, request: pb.EncryptRecord | pb.OpenPartial, peer: Member) -> Message:
         request_id = _check_id(request.request_id, peer)
         role = partial(holder_score, self._desk, peer.name, request_id)
-        return await self._asked(f"{peer.name}/{request_id}", role, request, peer)
+        return await self._asked(request_id, role, request, peer)
 
     async def _spare(self, request: pb.PrepareSpare | pb.FinishSpare, peer: Member) -> Message:
         role = partial(holder_spare, peer.name, self._secret, self._n_cells, self._spares.add)
-        return await self._asked(f"{peer.name}//{_check_id(request.spare_id, peer)}", role, request, peer)
+        return await self._asked(f"/{_check_id(request.spare_id, peer)}", role, request, peer)  # no request's id
 
-    async def _asked(self, key: str, role: Callable[[], Protocol[None]], request: Message, peer: Member) -> Message:
-        """Hand a call to the role that is at work under this key, or to a new one; one that has ended is forgotten."""
+    async def _asked(self, name: str, role: Callable[[], Protocol[None]], request: Message, peer: Member) -> Message:
+        """Hand a call to the role that is at work under this name, or to a new one; one that has ended is forgotten."""
         while True:
-            served = self._roles.get(key)
+            served = self._roles.get(peer.name, name)
             if served is None:
-                served = self._roles[key] = Served(role(), self._caller)
+                served = Served(role(), self._caller)
+                self._roles.put(peer.name, name, served)
             try:
                 with contextlib.suppress(RoleEndedError):  # it ended while the call waited for its turn
                     return cast("Message", await served.ask(peer.name, request))
             finally:
-                if served.ended and self._roles.get(key) is served:
-                    del self._roles[key]
-                elif len(self._roles) > _REQUESTS_KEPT:
-                    self._roles.popitem(last=False)
+                if served.ended and self._roles.get(peer.name, name) is served:
+                    self._roles.pop(peer.name, name)
 
     async def _band_partial(self, message: pb.BandPartial, peer: Member) -> pb.Empty:
         parties = tuple(message.with_parties)
@@ -160,7 +154,7 @@ class OnlineHolder:
             raise ProtocolError(f"{peer.name} sent a part of a band that {self.name} does not lead", party=peer.name)
         if not 0 < len(message.partial_share) <= _MOST_SHARE_BYTES:
             raise MessageError("a part for a lead has the wrong size", party=peer.name)
-        served = self._roles.get(f"{message.bank}/{message.request_id}")
+        served = self._roles.get(message.bank, message.request_id)
         if served is None:
             raise lost(self.name)
         served.put(peer.name, message)
@@ -215,6 +209,7 @@ class OnlineHolder:
         """Return the firm's record, once policy, consent and release control let the request pass; RefusedError."""
         if request.decision:
             return await self._decisions.record(bank, request)
+        policy = self._node.policy
         origin = await self._origins.by_part(request.map_hash.hex(), request.part_hash.hex())
         asked = Request(
             bank=bank,
@@ -224,22 +219,21 @@ class OnlineHolder:
             to_get_bands="ask for a band (output: band)",
             rules=(partial(refuse_to_tell_who_is_known, on_missing=request.on_missing),),
         )
-        self._node.policy.allows(asked, self.name)
+        policy.allows(asked, self.name)
         origin = self._of_bank(origin, bank, request.part_hash)
         bands = steps_asked(request, bank) if request.step_limits else None  # None: the exact score
+        may = partial(self._may_open, request=request, origin=origin, steps=bands)
+        by = Allowed(replace(asked, rules=(*asked.rules, may)), policy)
         try:
-            if request.bands_hash and bands is None:
-                bands = await asyncio.to_thread(self._kept_bands, request, origin)
-            if bands is not None:
-                self._node.policy.release.allow_values(len(bands.names))
+            bands = await asyncio.to_thread(may, policy) if request.bands_hash and bands is None else may(policy)
             firm = origin.records.normalise(request.firm_id)
             token = self._guard.check_consent(request, bank, firm, origin.job.name)
             found = await origin.records.find(firm)
             # a bin known beside the band would narrow the score down
             alone = bands is not None and not request.step_limits
-            reasons = () if alone else self._reason_codes(origin, found)
+            reasons = () if alone else self._reason_codes(policy, origin, found)
             bits = EXACT_BITS if bands is None else bands.bits + _bits_of(origin, reasons)
-            passed = self._guard.check_release(request, bank, firm, found.codes, token, bits)
+            passed = self._guard.check_release(request, bank, firm, found.codes, token, bits, by)
             if passed.used_up:  # the same work for a firm that is unknown anyway: time would tell which
                 self._log.warning(
                     "a firm is scored as unknown: its release budget is used up",
@@ -247,8 +241,8 @@ class OnlineHolder:
                     known=found.known,
                 )
                 found = origin.records.unknown(found.data_time_s)
-                reasons = () if alone else self._reason_codes(origin, found)
-                passed = self._guard.check_release(request, bank, firm, found.codes, token, bits)
+                reasons = () if alone else self._reason_codes(policy, origin, found)
+                passed = self._guard.check_release(request, bank, firm, found.codes, token, bits, by)
         except IdError:
             raise RefusedError("the firm id is malformed", party=self.name) from None
         except RefusedError:
@@ -258,12 +252,27 @@ class OnlineHolder:
             raise PeerError("its data set or consents cannot be read; its own log says why", party=self.name) from None
         cells, holders = origin.cells(found.codes), origin.job.holders
         return HolderRecord(
-            firm, cells, found.known, found.data_time_s, reasons, holders, passed, bands, model=origin.job.name
-        )
+            firm, cells, found.known, found.data_time_s, reasons, holders, passed, bands, model=origin.job.name,
+            discloses_unknown=policy.disclose_unknown, without_others=policy.online_without_others,
+        )  # fmt: skip
+
+    def _may_open(
+        self, policy: NodePolicy, *, request: pb.EncryptRecord, origin: Origin, steps: Bands | None
+    ) -> Bands | None:
+        """Return the bands or steps of a request, None for an exact score; RefusedError where a policy forbids it.
+
+        steps : those that the bank chose; those of the model are read.
+        """
+        refuse_retired(policy, {"": origin.job.name})
+        bands = steps
+        if request.bands_hash and bands is None:
+            bands = self._kept_bands(policy, request, origin)
+        if bands is not None:
+            policy.release.allow_values(len(bands.names))
+        return bands
 
     def _of_bank(self, origin: Origin | None, bank: str, part_hash: bytes) -> Origin:
         if origin is not None and origin.job.bank == bank:
-            refuse_retired(self._node.policy, {"": origin.job.name})
             return origin
         if part_hash:
             what = f"{self.name}'s part of this model is missing, changed or of another version: see its backup"
@@ -271,13 +280,13 @@ class OnlineHolder:
             what = f"{self.name} took part in no model of {bank} with this code map (or lost the map: see its backup)"
         raise RefusedError(what, party=self.name)
 
-    def _kept_bands(self, request: pb.EncryptRecord, origin: Origin) -> Bands:
+    def _kept_bands(self, policy: NodePolicy, request: pb.EncryptRecord, origin: Origin) -> Bands:
         name = origin.job.name
         folder = with_map(self._home, name, request.map_hash.hex()) or self._home / "models" / name
-        return kept_bands(folder, self._node.policy, request.map_hash, request.bands_hash)
+        return kept_bands(folder, policy, request.map_hash, request.bands_hash)
 
-    def _reason_codes(self, origin: Origin, found: FoundFirm) -> list[pb.ReasonCode]:
-        allowed = self._node.policy.reason_columns
+    def _reason_codes(self, policy: NodePolicy, origin: Origin, found: FoundFirm) -> list[pb.ReasonCode]:
+        allowed = policy.reason_columns
         return [
             pb.ReasonCode(column=j, code=int(found.codes[0, j]), name=name)
             for j, name in enumerate(origin.records.code_map.names)
@@ -288,7 +297,9 @@ class OnlineHolder:
         """Return the number of cells of the part that a spare is asked for."""
         self._node.policy.allows(Request(bank=bank, purpose=None, task=SCORE_ONLINE), self.name)
         origin = await self._origins.by_part(asked.map_hash.hex(), asked.part_hash.hex())
-        return self._of_bank(origin, bank, asked.part_hash).n_cells
+        origin = self._of_bank(origin, bank, asked.part_hash)
+        refuse_retired(self._node.policy, {"": origin.job.name})
+        return origin.n_cells
 
     def _log_openings(self, opened: Sequence[OpeningLogged]) -> None:
         if self.evidence is not None:

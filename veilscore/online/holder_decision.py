@@ -27,7 +27,7 @@ from veilscore.online.records import FoundFirm, Origin, Origins, Records, load_m
 from veilscore.protocols.online_desks import HolderRecord
 from veilscore.protocols.online_measures import RecordPart, SingleDecision
 from veilscore.release.pseudonyms import firm_digest
-from veilscore.release.single import SingleGuard
+from veilscore.release.single import Allowed, SingleGuard
 from veilscore.terms.decide import Decide
 from veilscore.terms.decision import DecisionModel
 from veilscore.terms.job import Job
@@ -99,17 +99,18 @@ class HolderDecisions:
             raise MessageError("a request for a decision names another hash than the decision's", party=bank)
         if request.on_missing == "neutral":
             raise MessageError("a decision takes no averages: on_missing is fail or missing_code", party=bank)
-        rules = partial(refuse_to_tell_who_is_known, on_missing=request.on_missing)
-        asked = Request(bank=bank, purpose=request.purpose, task=SCORE_ONLINE, opens="band", rules=(rules,))
+        known = partial(refuse_to_tell_who_is_known, on_missing=request.on_missing)
+        asked = Request(bank=bank, purpose=request.purpose, task=SCORE_ONLINE, opens="band", rules=(known,))
         self._policy().allows(asked, self.name)
         held = await self._find(request)
         if held.job.bank != bank:
             raise self._no_decision(request)
         decision = held.filed.decision
         may = partial(_may_decide, decision=decision, purpose=request.purpose)
-        self._policy().allows(replace(asked, rules=(may,)), self.name)
+        by = Allowed(replace(asked, rules=(known, may)), self._policy())
+        by.policy.allows(by.asked, self.name)
         try:
-            return await self._passed(bank, request, held)
+            return await self._passed(bank, request, held, by)
         except IdError:
             raise RefusedError("the firm id is malformed", party=self.name) from None
         except RefusedError:
@@ -118,12 +119,12 @@ class HolderDecisions:
             self._log.error("data set or consents cannot be read", error=type(error).__name__, message=error.message)
             raise PeerError("its data set or consents cannot be read; its own log says why", party=self.name) from None
 
-    async def _passed(self, bank: str, request: pb.EncryptRecord, held: _Held) -> HolderRecord:
+    async def _passed(self, bank: str, request: pb.EncryptRecord, held: _Held, by: Allowed) -> HolderRecord:
         decision, records = held.filed.decision, held.parts[0].records
         firm = records.normalise(request.firm_id)
         token = self._guard.check_consent(request, bank, firm, decision.name, Decide.task, decision.bits)
         found = [await part.records.find(firm) for part in held.parts]
-        passed = self._guard.check_release(request, bank, firm, _side_by_side(found), token, decision.bits)
+        passed = self._guard.check_release(request, bank, firm, _side_by_side(found), token, decision.bits, by)
         if passed.used_up:  # the same work for a firm that is unknown anyway: time would tell which
             self._log.warning(
                 "a firm is decided on as unknown: its release budget is used up",
@@ -131,7 +132,7 @@ class HolderDecisions:
                 known=found[0].known,
             )
             found = [p.records.unknown(f.data_time_s) for p, f in zip(held.parts, found, strict=True)]
-            passed = self._guard.check_release(request, bank, firm, _side_by_side(found), token, decision.bits)
+            passed = self._guard.check_release(request, bank, firm, _side_by_side(found), token, decision.bits, by)
         return HolderRecord(
             firm=firm,
             cells=np.zeros(0, np.uint64),
@@ -143,6 +144,7 @@ class HolderDecisions:
             model=decision.name,
             decision=held.single,
             parts=tuple(part.of(one.codes) for part, one in zip(held.parts, found, strict=True)),
+            discloses_unknown=by.policy.disclose_unknown,
         )
 
     # the decision

@@ -1,5 +1,6 @@
 """Puts on disk at a holder what leaves it next, for several requests at once: in its ledger, log and journal.
 
+A record that says something by itself, before anything of it is opened, is counted in the ledger before it is sent.
 Nothing leaves before all three have it. What a crash leaves of a group is counted or logged and did not leave, which a
 request that is asked again finds as its own; none is kept in the journal that is not counted and logged.
 """
@@ -14,7 +15,7 @@ from veilscore.evidence.online_opening import OpeningLogged
 from veilscore.files.journal import Answer, Journal
 from veilscore.online.group_writer import GroupWriter
 from veilscore.protocols.online_desks import PartOpening
-from veilscore.release.single import SingleGuard
+from veilscore.release.single import Passed, SingleGuard
 
 
 class OpeningWriter:
@@ -27,10 +28,15 @@ class OpeningWriter:
         self._guard, self._journal, self._log = guard, journal, log
         self._logging = ThreadPoolExecutor(1, thread_name_prefix="veilscore-log")
         self._group: GroupWriter[PartOpening, bytes] = GroupWriter(self.write)
+        self._counting: GroupWriter[Passed, None] = GroupWriter(lambda several: guard.admit(several, lambda _: None))
 
     async def put(self, opening: PartOpening) -> bytes:
         """Return the partial that counts once all is on disk; RefusedError if it may not be released."""
         return await self._group.put(opening)
+
+    async def count(self, passed: Passed) -> None:
+        """Return once a record that is about to be sent is counted as released; RefusedError if it may not be."""
+        await self._counting.put(passed)
 
     def write(self, openings: Sequence[PartOpening]) -> list[bytes | VeilscoreError]:
         """Count and log, both waiting for the disk at once, then keep; what may not be counted is not logged."""
@@ -53,5 +59,6 @@ class OpeningWriter:
 
     def close(self) -> None:
         """End once all that waits is written."""
+        self._counting.close()
         self._group.close()
         self._logging.shutdown(wait=True)

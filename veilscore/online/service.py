@@ -5,9 +5,10 @@ Parties  : a loan system asks its own bank (`online.bank`: Score), which asks th
            coordinator adds (`coordinator.totals`). While idle, the nodes make spares and transfers (`online.stock`).
 Reveals  : to the bank, by default one of at most 32 steps of the firm's total; whether a holder knows the firm where
            its policy says so (`disclose_unknown`); codes of the columns named in a holder's `reason_columns`; the time
-           of the holder's data. To a holder, that the firm is scored, when, for which purpose and by which model hash,
-           and the cut-offs of the steps. To the lead nothing more than to a holder, as the holders' sum is uniform
-           without the bank's masks; to the coordinator nothing. Bank and lead together know the total.
+           of the holder's data; that a record is another than before. To a holder, that the firm is scored, when, for
+           which purpose and by which model hash, and the cut-offs of the steps. To the lead nothing more than to a
+           holder, as the holders' sum is uniform without the bank's masks; to the coordinator nothing. Bank and lead
+           together know the total.
            With a band alone (`output: band`), the band instead and no codes of `reason_columns`.
            Of a decision (`output: decision`), its step, and the measure that decided where the decision tells it; no
            total of any measure, no codes, no knock-out (docs/decisions.md).

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter, OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
@@ -19,6 +19,7 @@ from veilscore.errors import IdentityError, PeerError, ProtocolError, RefusedErr
 from veilscore.evidence.online_archive import OnlineArchive
 from veilscore.evidence.online_opening import OnlineOpening, Use, draw_opening
 from veilscore.online.model import BankModel
+from veilscore.online.per_bank import PerBank
 from veilscore.protocols.online_pool import CIRCUITS, BankPool, bank_extends, bank_pool
 from veilscore.protocols.online_spares import BankSpare, HolderSpare, bank_spares, spares_together
 from veilscore.v1 import control_pb2 as pb
@@ -33,25 +34,23 @@ _IDLE_S = 0.2  # without a request, before spares are made
 
 
 class HolderSpares:
-    """Keeps a holder's finished spares by bank and id; the oldest go first."""
+    """Keeps a holder's finished spares by bank and id; the oldest go first, of the bank that has the most."""
 
     def __init__(self) -> None:
-        self._spares: OrderedDict[tuple[str, str], HolderSpare] = OrderedDict()
+        self._spares: PerBank[HolderSpare] = PerBank(_HELD)
 
     def add(self, bank: str, spare: HolderSpare) -> None:
         """Take a spare in."""
-        self._spares[bank, spare.spare_id] = spare
-        while len(self._spares) > _HELD:
-            self._spares.popitem(last=False)
+        self._spares.put(bank, spare.spare_id, spare)
 
     def take(self, bank: str, spare_id: str, part: bytes) -> HolderSpare | None:
         """Take a spare of this part of a model out, if there is one."""
-        spare = self._spares.get((bank, spare_id))
-        return self._spares.pop((bank, spare_id)) if spare is not None and spare.part == part else None
+        spare = self._spares.get(bank, spare_id)
+        return self._spares.pop(bank, spare_id) if spare is not None and spare.part == part else None
 
     def counts(self) -> dict[str, int]:
         """Return how many spares there are by bank."""
-        return dict(Counter(bank for bank, _ in self._spares))
+        return self._spares.counts()
 
 
 class BankSpares:

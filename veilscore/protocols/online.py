@@ -354,9 +354,9 @@ def _encrypted(desk: HolderDesk, bank: str, request: pb.EncryptRecord, asked: As
         asked.keep(replace(sent, request=request))
         return sent.answer
     answer = pb.EncryptedRecord(
-        unknown=not record.known and desk.discloses_unknown,
-        discloses_unknown=desk.discloses_unknown,
-        without_others=desk.without_others,
+        unknown=not record.known and record.discloses_unknown,
+        discloses_unknown=record.discloses_unknown,
+        without_others=record.without_others,
         share_key_id=desk.share_key_id,
         reason_codes=record.reason_codes,
         data_time_s=record.data_time_s,
@@ -364,6 +364,8 @@ def _encrypted(desk: HolderDesk, bank: str, request: pb.EncryptRecord, asked: As
     )
     if answer.released_as:
         return answer
+    if record.passed.tells or record.reason_codes:  # no later: a bank may never ask to open it
+        yield from work(partial(desk.count, record.passed))
     taken = _take_spares(desk, bank, request, record, answer)
     if taken is None:
         return pb.EncryptedRecord(no_spare=True)
@@ -416,5 +418,6 @@ def _open(
         data = pack_shares([(found[name] + share_of(name, moduli[name])) % moduli[name] for name in moduli])
         part = parts_opened(desk.name, bank, request, spares, asked, record.model, digests)
     logged = (part,) if labels is None else (part, circuit_opened(bank, request, record.opens, labels[0]))
-    opening = PartOpening(passed=record.passed, key=key, request=sha256, data=data, logged=logged)
+    passed = replace(record.passed, without_others=set(parties) != set(record.holders))
+    opening = PartOpening(passed=passed, key=key, request=sha256, data=data, logged=logged)
     return sha256, (yield from work(partial(desk.write_down, opening)))

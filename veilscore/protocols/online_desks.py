@@ -73,6 +73,8 @@ class HolderRecord:
     holders : of the model, in order; model : its name at the holder.
     bands : where a band is asked for, those that this holder keeps of the model; of a score in steps, the steps.
     decision, parts : instead of cells and bands where a decision is asked for.
+    discloses_unknown, without_others : of the policy that let it pass: whether banks learn which firms this holder does
+        not know, and whether it opens its part without all holders of the model.
     """
 
     firm: str
@@ -86,6 +88,8 @@ class HolderRecord:
     model: str = ""
     decision: SingleDecision | None = None
     parts: tuple[RecordPart, ...] = ()
+    discloses_unknown: bool = False
+    without_others: bool = False
 
     @property
     def opens(self) -> Bands | SingleDecision | None:
@@ -113,28 +117,26 @@ class PartOpening:
 class HolderDesk:
     """What a holder's role takes from its node.
 
-    discloses_unknown, without_others : of its policy: whether banks learn which firms it does not know, and whether it
-        opens its part without all holders of the model.
     share_key_id, share_keys : which key of its own its shares of zero are made with; agrees on a key with each other
         party, None if one of them, or this one, has other keys by now.
     find : looks a record up; RefusedError where policy, consent or release control forbid it.
     take_spare : by bank and id, for a part of a model; out of the stock, if it is there.
     pool : by bank and id, if it is there.
     opened : digest and partial that were opened under "bank/request id", perhaps before a restart.
+    count : counts a release before the record that tells something by itself is sent; RefusedError if it may not be.
     write_down : counts a release just before its part leaves (RefusedError if it may not), logs what leaves next and
         keeps it, so that it cannot leave otherwise; returns the partial that counts, the first under its key.
     """
 
     name: str
     coordinator: str
-    discloses_unknown: bool
-    without_others: bool
     share_key_id: bytes
     share_keys: Callable[[Sequence[str], Mapping[str, bytes]], Protocol[Keys | None]]
     find: Callable[[str, pb.EncryptRecord], Coroutine[Any, Any, HolderRecord]]
     take_spare: Callable[[str, str, bytes], HolderSpare | None]
     pool: Callable[[str, str], LeadPool | None]
     opened: Callable[[str], tuple[bytes, bytes] | None]
+    count: Callable[[Passed], Coroutine[Any, Any, None]]
     write_down: Callable[[PartOpening], Coroutine[Any, Any, bytes]]
 
 
@@ -147,5 +149,5 @@ def check_opening(desk: HolderDesk, bank: str, request: pb.OpenPartial, record: 
         raise MessageError("a request to open is for another output than its record was encrypted for", party=bank)
     if record.opens is not None and parties[0] != next(h for h in holders if h in parties):
         raise MessageError("the lead of a band is the first of the model's holders that take part", party=bank)
-    if set(parties) != set(holders) and (record.decision is not None or not desk.without_others):
+    if set(parties) != set(holders) and (record.decision is not None or not record.without_others):
         raise RefusedError(f"{desk.name} opens its part only together with all holders of the model", party=desk.name)

@@ -107,7 +107,7 @@ class ReleaseBudget:
         self._check_rate(release, ONLINE, self._rules.online_per_hour, HOUR_S, "single firms an hour")
         past = self._of_firm(release)
         singly = [r for r in self._lately(past) if r.kind == ONLINE]
-        same = [r for r in singly if self._same(r, release) and r.record == release.record]
+        same = [r for r in singly if self._same(r, release) and r.record == release.record and r.bits >= release.bits]
         if same and not fresh:
             return same[-1].reference
         self._refuse_models(release, *self._times(release, singly))
@@ -118,6 +118,15 @@ class ReleaseBudget:
                 f"would pass {most:g}; use an earlier result, or ask the steward to raise release.bits_per_year"
             )
         return ""
+
+    def tells_a_change(self, release: Release) -> bool:
+        """Return whether a bank that gets the record of a single firm learns that it is another than before.
+
+        So it is where the bank did not ask for a fresh opening, and had one by the same model and cut-offs.
+        """
+        return self._rules.control != "off" and any(
+            r.kind == ONLINE and self._same(r, release) for r in self._lately(self._of_firm(release))
+        )
 
     def single_used_up(self, release: Release) -> bool:
         """Return whether a single firm was released as often as the policy allows, batches counted too."""
@@ -134,15 +143,20 @@ class ReleaseBudget:
         Raises RefusedError where another release came first or the token was used meanwhile.
         """
         with self._ledger.exclusive():
-            if release.kind == ONLINE:
-                self.check_single(release, fresh=True)
-                if not as_unknown and self.single_used_up(release):
-                    raise RefusedError("other scores were released meanwhile; use a new request id")
-            else:
-                self.check_batch(release)
-                if self.used_up(release).size:  # scored as unknown if it was so before, hence another release came
-                    raise RefusedError("other scores were released meanwhile; submit the job again")
+            self.refuse_output(release)
+            if not self._ledger.knows(release.reference):  # else `add` says whether the very same was counted
+                self._check(release, as_unknown=as_unknown)
             self._ledger.add(release, token)
+
+    def _check(self, release: Release, *, as_unknown: bool) -> None:
+        if release.kind == ONLINE:
+            self.check_single(release, fresh=True)
+            if not as_unknown and self.single_used_up(release):
+                raise RefusedError("other scores were released meanwhile; use a new request id")
+        else:
+            self.check_batch(release)
+            if self.used_up(release).size:  # scored as unknown if it was so before, hence another release came
+                raise RefusedError("other scores were released meanwhile; submit the job again")
 
     def _others(self, release: Release) -> list[Release]:
         return [r for r in self._ledger.releases(self._since_s()) if r.reference != release.reference]

@@ -6,7 +6,7 @@ What was revoked is in `release/revocations.py`: lists that the holder's own peo
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
@@ -31,6 +31,7 @@ class Token:
     spend : its (issuer, id), to be used up when the score is opened; None if it may serve again.
     id, expires_s : of the consent; "" where the policy wants none.
     firm, bank : whose it is, and who brought it.
+    gate, data, asked : who verified it, as it came, and what for.
     """
 
     spend: tuple[str, str] | None = None
@@ -38,6 +39,9 @@ class Token:
     expires_s: float = 0.0
     firm: str = field(default="", repr=False)
     bank: str = ""
+    gate: ConsentGate | None = field(default=None, repr=False)
+    data: bytes = field(default=b"", repr=False)
+    asked: Ask | None = None
 
 
 class ConsentGate:
@@ -75,8 +79,9 @@ class ConsentGate:
         Raises RefusedError where the token is missing, forged, expired, revoked, replayed, or of another firm, purpose,
             bank, task or model.
         """
+        came = Token(firm=firm, bank=ask.bank, gate=self, data=data, asked=ask)
         if not self._required:
-            return Token()
+            return came
         if not data:
             raise RefusedError("the firm's consent is missing: send its token with the request")
         consent, revoked = self._verified(data, ask, "token", "the firm's consent")
@@ -84,11 +89,23 @@ class ConsentGate:
             raise RefusedError("the consent is another firm's")
         if revoked.firms([firm]).any():
             raise RefusedError("the firm's consent was revoked")
+        found = replace(came, id=consent.id, expires_s=consent.scope.expires_s)
         if not consent.once:
-            return Token(None, consent.id, consent.scope.expires_s, firm, ask.bank)
+            return found
         if ledger.token_used(consent.issuer, consent.id, reference):
             raise RefusedError("the consent token was used for another request; ask the firm for a new one")
-        return Token((consent.issuer, consent.id), consent.id, consent.scope.expires_s, firm, ask.bank)
+        return replace(found, spend=(consent.issuer, consent.id))
+
+    def now(self, token: Token, ledger: ReleaseLedger, reference: str) -> Token:
+        """Return what a token comes to now that its record is to be opened; RefusedError as of `check_token`.
+
+        What another gate let pass, by an earlier policy, is verified as if it came now.
+        """
+        if token.asked is not None and token.gate is not self:
+            ask = replace(token.asked, now_s=ledger.now_s())
+            return self.check_token(token.data, token.firm, ask, ledger, reference)
+        self.check_again(token, ledger.now_s())
+        return token
 
     def check_again(self, token: Token, now_s: float) -> None:
         """Refuse a token that was revoked or has expired since it was verified."""

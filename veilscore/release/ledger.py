@@ -76,8 +76,8 @@ _ADD = """INSERT INTO releases (kind, bank, reference, model, code_map, firms, r
  VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (reference) DO NOTHING"""
 _SUBMIT = "INSERT INTO submitted (reference, digests) VALUES (?, ?) ON CONFLICT (reference) DO NOTHING"
 _PUT_IN = "INSERT INTO inputs (reference, inputs, records) VALUES (?, ?, ?) ON CONFLICT (reference) DO NOTHING"
-_SAME = """SELECT 1 FROM releases
-WHERE kind = ? AND bank = ? AND reference = ? AND model = ? AND code_map = ? AND firms = ?"""
+_SAME = """SELECT at_s FROM releases WHERE kind = ? AND bank = ? AND reference = ? AND model = ? AND code_map = ?
+ AND firms = ? AND record = ? AND bits >= ?"""
 _USE = "INSERT INTO tokens (issuer, token, reference, at_s) VALUES (?, ?, ?, ?) ON CONFLICT (issuer, token) DO NOTHING"
 
 
@@ -239,7 +239,10 @@ class ReleaseLedger:
     def add(self, release: Release, token: tuple[str, str] | None = None) -> None:
         """Write a release down before it leaves, and use up a token (issuer, id), both or neither.
 
-        Raises RefusedError where the token was used for another request.
+        The same release of a single firm is free under its request id for an hour, for a request that a crash or a
+        lost call cut in two. Later it is refused, as the journal, which gives an answer again, may have forgotten it.
+
+        Raises RefusedError where the token was used for another request, or something else was counted under the id.
         """
         with self.exclusive():
             if token is not None:
@@ -256,8 +259,12 @@ class ReleaseLedger:
                 self._clock(),
                 release.bits,
             )
-            if not self._db.execute(_ADD, row).rowcount and self._one(_SAME, *row[:6]) is None:
-                raise RefusedError("another release was counted under this request id or session; use a new one")
+            if not self._db.execute(_ADD, row).rowcount:
+                found = self._one(_SAME, *row[:7], release.bits)
+                if found is None:
+                    raise RefusedError("another release was counted under this request id or session; use a new one")
+                if release.kind == ONLINE and self._clock() - found[0] > HOUR_S:
+                    raise RefusedError("a release was counted under this request id long ago; use a new one")
             if release.rows.size:
                 self._db.execute(_SUBMIT, (release.reference, np.sort(release.rows).astype("<u8").tobytes()))
             if release.inputs:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from veilscore.arrays import CodeArray
-from veilscore.errors import StateError, VeilscoreError
+from veilscore.errors import RefusedError, StateError, VeilscoreError
 from veilscore.release.budget import ReleaseBudget
 from veilscore.release.gate import ConsentGate, Token
 from veilscore.release.ledger import LEDGER, ONLINE, Release, ReleaseLedger, counted_map
@@ -17,13 +17,26 @@ from veilscore.v1.control_pb2 import EncryptRecord
 
 
 @dataclass(frozen=True, repr=False)
+class Allowed:
+    """What a policy allows, and which policy it was."""
+
+    asked: Request
+    policy: NodePolicy
+
+
+@dataclass(frozen=True, repr=False)
 class Passed:
     """A request that may go on.
+
+    Between a record and its opening the policy may become another: that one is asked before anything leaves.
 
     release : what its opening would be.
     token : consent to use up with it.
     released_as : request whose result still holds, so that nothing is opened; "" where it has to be.
     used_up : batches and requests together released the firm as often as the policy allows: it counts as unknown.
+    tells : whether the record's being sent says that it changed, so that it is counted before that.
+    allowed : what a policy allowed when the record was asked for.
+    without_others : it is opened without all holders of the model.
     """
 
     release: Release
@@ -31,6 +44,9 @@ class Passed:
     n_columns: int
     released_as: str = ""
     used_up: bool = False
+    tells: bool = False
+    allowed: Allowed | None = None
+    without_others: bool = False
 
 
 class SingleGuard:
@@ -65,11 +81,11 @@ class SingleGuard:
         return self._gate.check_token(request.consent, firm, ask, self._ledger, f"{bank}/{request.request_id}")
 
     def check_release(
-        self, request: EncryptRecord, bank: str, firm: str, codes: CodeArray, token: Token, bits: float
+        self, request: EncryptRecord, bank: str, firm: str, codes: CodeArray, token: Token, bits: float, by: Allowed
     ) -> Passed:
         """Hold a request against the ledger; RefusedError if a rule forbids it.
 
-        codes : (1, n_columns) of the firm; bits : the most that the bank learns.
+        codes : (1, n_columns) of the firm; bits : the most that the bank learns; by : what the policy allowed.
         """
         release = Release(
             kind=ONLINE,
@@ -86,9 +102,10 @@ class SingleGuard:
         with self._ledger.steady():
             earlier = budget.check_single(release, fresh=request.fresh)
             used_up = not earlier and budget.single_used_up(release)
+            tells = not earlier and not request.fresh and budget.tells_a_change(release)
         if earlier and token.spend is not None:
             self._ledger.spend(token.spend, release.reference)
-        return Passed(release, token, codes.shape[1], earlier.partition("/")[2], used_up)
+        return Passed(release, token, codes.shape[1], earlier.partition("/")[2], used_up, tells, by)
 
     def admit(
         self, several: Sequence[Passed], meanwhile: Callable[[Sequence[VeilscoreError | None]], None]
@@ -115,12 +132,23 @@ class SingleGuard:
         return refused
 
     def _admit(self, passed: Passed) -> None:
-        self._policy.allows(Request(bank=passed.release.bank, purpose=None, task=SCORE_ONLINE), self._name)
-        self._gate.check_again(passed.token, self._ledger.now_s())
+        self._allow(passed)
+        release = passed.release
+        token = self._gate.now(passed.token, self._ledger, release.reference)
         if self._rules.control == "on":
-            self._budget(passed.n_columns).admit(passed.release, passed.token.spend, as_unknown=passed.used_up)
-        elif passed.token.spend is not None:
-            self._ledger.spend(passed.token.spend, passed.release.reference)
+            self._budget(passed.n_columns).admit(release, token.spend, as_unknown=passed.used_up)
+        elif token.spend is not None:
+            self._ledger.spend(token.spend, release.reference)
+
+    def _allow(self, passed: Passed) -> None:
+        """Ask the policy of now: for the day alone where it is that of before, for all its rules where it is not."""
+        policy, by = self._policy, passed.allowed
+        asked = Request(bank=passed.release.bank, purpose=None, task=SCORE_ONLINE) if by is None else by.asked
+        if by is not None and by.policy is policy:
+            asked = replace(asked, rules=())
+        policy.allows(asked, self._name)
+        if passed.without_others and not policy.online_without_others:
+            raise RefusedError(f"{self._name} opens its part only together with all holders of the model")
 
     def _budget(self, n_columns: int) -> ReleaseBudget:
         return ReleaseBudget(self._ledger, self._rules, n_columns)

@@ -100,8 +100,12 @@ def spellings(firm: str) -> tuple[str, ...]:
 
 
 def set_aside(path: Path, signed: Signed) -> None:
-    """Move a token that served its one request to HOME/consents/used; a reusable one stays."""
+    """Move a token that served its one request to HOME/consents/used; a reusable one stays.
+
+    A request that was repeated while it ran moves it first: then it is there already.
+    """
     if claim_of(signed).once:
         used = path.parent.parent / "used"
         private_folder(used)
-        path.replace(used / path.name)
+        with contextlib.suppress(FileNotFoundError):
+            path.replace(used / path.name)

@@ -49,7 +49,7 @@ class Request:
     to_get_bands: str = ""
     disclosure: Disclosure | Literal[""] = ""
     mu: float = 0.0
-    rules: tuple[Callable[[NodePolicy], None], ...] = ()
+    rules: tuple[Callable[[NodePolicy], object], ...] = ()
 
 
 PARTNERS: Mapping[str, Mapping[str, Any]] = {  # keys that a preset sets where the policy does not
