@@ -47,9 +47,9 @@ def trained(tmp_path_factory):
     return audited_run(tmp_path_factory.mktemp("trained"), **QUICK).run()
 
 
-def score(run, folder):
+def score(run, folder, **options):
     configs = nodes(folder / "data", holder_policy={"consent": "off"})
-    asked = job("score_batch", name="batch", model="card", on_missing="missing_code")
+    asked = job("score_batch", name="batch", model="card", on_missing="missing_code", **options)
     return open_job(asked, configs, folder / "homes", audited=True)
 
 
@@ -70,6 +70,11 @@ def test_a_release_is_confirmed_with_the_model_that_was_approved(trained):
     assert verdicts(found) == {"align.1": CONFIRMED, "score.1": CONFIRMED}, found
     model = trained.stores["bank"].load_json("model")["sha256"]
     assert model[:16] in found["score.1"].detail
+
+
+def test_a_batch_in_shards_is_confirmed(trained):
+    found = audit(score(trained, trained.stores["bank"].path.parents[3], shards=3).run())
+    assert verdicts(found) == {"align.1": CONFIRMED, "score.1": CONFIRMED}, found
 
 
 @pytest.mark.slow
