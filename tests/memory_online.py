@@ -137,8 +137,9 @@ class MemoryHolder:
     async def n_cells(self, _bank, _asked):
         return self.cells.size
 
-    async def count(self, passed):
-        self.admit(passed)
+    async def count(self, sent):
+        self.admit(sent.passed)
+        self.logged.append(sent.logged)
 
     async def write_down(self, opening):
         self.admit(opening.passed)

@@ -165,6 +165,53 @@ def test_what_no_log_holds_is_let_go_by_word_alone(home, case):
     assert b'"kind":"mended"' in log_path(home.parent, "tax").read_bytes()
 
 
+def log_opened(home, ago_ms, *requests, kind="share_opened"):
+    """Log openings as they were some time ago, and something of now."""
+
+    def work(node):
+        opened = {"kind": kind, "bank": "bank", "policy": policy_digest(node.config)}
+        now_ms = int(time.time() * 1000)
+        entries = [opened | {"request": one, "time_ms": now_ms - ago_ms} for one in requests]
+        node.evidence.log.append([*entries, {"kind": "renewed", "time_ms": now_ms}])
+
+    start(home, work)
+
+
+def test_a_kill_between_log_and_ledger_keeps_no_node_from_its_start(home):
+    """Both are written at once: what the log alone has did not leave, and its id is used up, for ever."""
+    log_opened(home, 5_000, "cut")
+    for _ in range(2):
+        start(home)
+        log_opened(home, 0)
+    with contextlib.closing(sqlite3.connect(home / "state" / "online.db", isolation_level=None)) as db:
+        assert db.execute("SELECT digest, body FROM answered WHERE key = 'bank/cut'").fetchall() == [(b"cut", b"")]
+        db.execute("UPDATE answered SET time_s = 0 WHERE key = 'bank/cut'")
+    start(home)
+    assert mend(home) == []
+
+
+@pytest.mark.parametrize(("ago_ms", "answered"), [(5_000, True), (30_000, False)])
+def test_a_ledger_that_lacks_what_left_or_what_is_older_than_a_kill_explains(home, ago_ms, answered):
+    log_opened(home, ago_ms, "lost")
+    if answered:
+        with contextlib.closing(Journal(home / "state" / "online.db")) as journal:
+            journal.keep("bank/lost", b"asked", b"answer")
+    for _ in range(2):
+        with pytest.raises(StateError, match=r"release\.db lacks 1 of the last 3 single firms"):
+            start(home)
+
+
+def test_a_record_that_was_sent_and_never_opened_is_counted_and_has_no_answer(home):
+    log_opened(home, MINUTES_AGO_MS, "r1", kind="record_told")
+    with contextlib.closing(ReleaseLedger(home / "state" / "release.db")) as ledger:
+        ledger.add(Release(ONLINE, "bank", "bank/told", "aa", "bb", ledger.firms(["f3"])))
+    log_opened(home, MINUTES_AGO_MS, "told", kind="record_told")
+    start(home)
+    log_opened(home, MINUTES_AGO_MS, "never counted", kind="record_told")
+    with pytest.raises(StateError, match=r"release\.db lacks 1 of the last 5 single firms"):
+        start(home)
+
+
 def test_a_job_whose_record_is_lost_never_runs_again_under_its_id(home):
     LOST["job lost"][0](home)
     mend(home, accept_loss=True)

@@ -16,10 +16,11 @@ from trial_online_audit import audit, counted, kept_parts, known, logged, releas
 from trial_scoring import STACK, copy_of, rows, score, scoring, set_policy, train_trees
 
 from veilscore.audit.online import OnlineAudit
-from veilscore.errors import EvidenceError
+from veilscore.errors import EvidenceError, StateError
 from veilscore.evidence.online_archive import FOLDER, OnlineArchive
 from veilscore.evidence.online_opening import ShareOpened, draw_opening
 from veilscore.evidence.online_rows import ROWS, OpenedParts, OpenedRow
+from veilscore.files.journal import Journal
 from veilscore.protocols import online_spares
 from veilscore.terms.node_config import AuditRules
 
@@ -218,6 +219,31 @@ def test_an_opening_hides_its_seed():
     opening = draw_opening("bank", "tax", "spare", "a")
     assert opening.seed not in repr(opening)
     assert draw_opening("bank", "tax", "spare", "a").commitment != opening.commitment
+
+
+@pytest.mark.parametrize("output", ["exact", "band"])
+def test_an_opening_that_a_holder_logged_twice_is_one(homes, monkeypatch, output):
+    """Its journal failed after its log: the bank sent the same bytes again, and was said to have used a seed twice."""
+    keep_all, failed = Journal.keep_all, []
+
+    def keep(journal, answers):
+        if "/tax/" in str(journal._path) and answers and not failed:
+            failed.append(answers)
+            raise StateError("disk full")
+        return keep_all(journal, answers)
+
+    monkeypatch.setattr(Journal, "keep_all", keep)
+    fields = {"on_missing": "missing_code", "output": output}
+
+    async def scenario():
+        async with scoring(homes) as command:
+            firm = known(homes, 1)[0]
+            return [(await score(command, "a", firm, **fields)).status for _ in range(2)]
+
+    assert asyncio.run(scenario()) == ["failed", "scored"]
+    assert failed
+    assert [one.holder for one in logged(homes)].count("tax") == 2
+    all_confirmed(audit(homes))
 
 
 @pytest.mark.parametrize("left", ["no table", "an empty file"])

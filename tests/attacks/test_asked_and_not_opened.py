@@ -15,6 +15,7 @@ from test_online_service import spare_for
 from trial_scoring import copy_of, known_to_all, open_node, score, scoring, set_policy, train
 
 from veilscore.errors import RefusedError
+from veilscore.evidence.usage import usage
 from veilscore.models.filed import load_model
 from veilscore.models.steps import steps_of
 from veilscore.online.records import load_map
@@ -143,6 +144,8 @@ def test_codes_for_reasons_are_counted_before_they_leave(homes):
             return answers
 
     answers = asyncio.run(scenario())
+    (use,) = (one for one in usage(homes / "tax") if one.singles)
+    assert (use.singles, use.purpose, use.model) == (len(answers), "credit", "firms")
     assert all(answer.reason_codes for answer in answers)
     assert counted(homes) == [pytest.approx(bits)] * len(answers)
 
@@ -168,3 +171,4 @@ def test_that_a_record_changed_is_counted_before_it_is_told(homes):
             assert (await asking.record(bands=bands))[1].released_as  # as it was when it was opened
 
     asyncio.run(scenario())
+    assert sum(one.singles for one in usage(homes / "tax")) == 2

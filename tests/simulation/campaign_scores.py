@@ -23,6 +23,7 @@ import numpy as np
 from campaign_world import NODES, World
 from consent_issuer import token_bytes
 from finished_jobs import finished, keep_in
+from trial_online_audit import audit
 from trial_scoring import copy_of, known_to_all, score_all, units_of
 from virtual_time import PROCESS
 
@@ -212,7 +213,7 @@ def broken(world: ScoreWorld) -> list[str]:
     if found:
         return found
     try:
-        for check in (_answers, _counted, _once, _logs):
+        for check in (_answers, _counted, _once, _logs, _audited):
             found += check(world)
     except VeilscoreError as error:
         found.append(f"{type(error).__name__}: {error}")
@@ -281,3 +282,12 @@ def _logs(world: ScoreWorld) -> Iterator[str]:
             verify_receipt(online_receipt(world.folder / "bank", ident).to_bytes(), keys)
         except EvidenceError as error:
             yield f"{ident} has no receipt: {error}"
+
+
+def _audited(world: ScoreWorld) -> Iterator[str]:
+    """No honest bank is accused; what a loss of power took cannot be audited."""
+    for one in audit(world.folder):
+        if one.verdict == "differs":
+            yield f"the audit accuses the bank: {one}"
+        if one.verdict == "cannot be audited" and not world.starts["bank"] > 1:
+            yield f"the bank never stopped, and the audit finds nothing: {one}"

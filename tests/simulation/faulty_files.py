@@ -24,6 +24,7 @@ _REAL = {
     for name in ("open", "write", "fsync", "replace", "link", "unlink", "mkdir", "ftruncate", "rename")
 }
 _CONNECT, _FLOCK = sqlite3.connect, fcntl.flock
+_WAL_HEADER = 32  # bytes, with a salt that is new each time
 _GROWS = {"open", "write", "mkdir", "link", "COMMIT", "INSERT", "REPLACE"}
 INJECTED: Counter[str] = Counter()
 
@@ -47,6 +48,14 @@ class Disk:
     locks: list[int] = field(default_factory=list)
     open: list[FaultyConnection] = field(default_factory=list)
     lazy: set[str] = field(default_factory=set)  # databases that do not sync at each commit
+    synced: dict[str, tuple[bytes, int]] = field(default_factory=dict)  # of these, the journal as it was synced last
+
+    def sync_journal(self, database: str) -> None:
+        """Note that all of a database's journal is on the disk."""
+        wal = Path(f"{database}-wal")
+        if wal.exists():
+            data = wal.read_bytes()
+            self.synced[database] = data[:_WAL_HEADER], len(data)
 
     def at(self, kind: str) -> bool:
         """Count an operation of a process; returns whether the process is to be killed once it is done."""
@@ -80,7 +89,7 @@ class Disk:
             _FLOCK(lock, fcntl.LOCK_UN)
         if self.power_loss:
             self._lose_power()
-        self.open, self.locks, self.unsynced, self.renamed = [], [], {}, None
+        self.open, self.locks, self.unsynced, self.renamed, self.synced = [], [], {}, None, {}
         self.full, self.kill_at, self.power_loss = False, None, False
 
     def _lose_power(self) -> None:
@@ -103,7 +112,9 @@ class Disk:
             wal = Path(f"{name}-wal")
             if wal.exists():
                 data = wal.read_bytes()
-                wal.write_bytes(data[: self.rng.randint(0, len(data))])
+                begun, size = self.synced.get(name, (b"", 0))
+                least = size if data[:_WAL_HEADER] == begun else 0  # else it was begun anew, after a checkpoint
+                wal.write_bytes(data[: self.rng.randint(least, len(data))])
                 INJECTED["torn journal"] += 1
 
 
@@ -240,6 +251,7 @@ class FaultyConnection(sqlite3.Connection):
     """A connection that is closed when its process is killed, its transaction undone."""
 
     path = ""
+    full = False  # whether it syncs at each commit now
 
     def really_close(self) -> None:
         super().close()
@@ -249,9 +261,14 @@ class FaultyConnection(sqlite3.Connection):
 
     def execute(self, sql: str, *args: Any) -> Any:
         disk = _disk()
-        if disk is not None and sql == "PRAGMA synchronous=NORMAL":
-            disk.lazy.add(self.path)
-        return self.cursor().execute(sql, *args)
+        if sql.startswith("PRAGMA synchronous="):
+            self.full = sql.endswith("FULL")
+            if disk is not None and not self.full:
+                disk.lazy.add(self.path)
+        found = self.cursor().execute(sql, *args)
+        if disk is not None and self.full and not self.in_transaction and self.path in disk.lazy:
+            disk.sync_journal(self.path)
+        return found
 
     def executemany(self, sql: str, *args: Any) -> Any:
         return self.cursor().executemany(sql, *args)

@@ -17,7 +17,10 @@ ONCE_FAILED = {
     "a call that was cut off left a job's model unfiled until the next start": (1544, 1598),
 }
 
-SCORES_ONCE_FAILED = {"a loss of power took the table of what auditors need, and the bank did not start": (11,)}
+SCORES_ONCE_FAILED = {
+    "a loss of power took the table of what auditors need, and the bank did not start": (11,),
+    "a kill came between the log and the ledger, which are written at once, and the holder did not start": (235,),
+}
 
 pytestmark = pytest.mark.slow
 

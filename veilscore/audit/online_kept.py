@@ -144,7 +144,9 @@ class OnlineKept:
         self._folder, self._made_by = home / FOLDER, made_by
         self._parts = OpenedParts(self._folder)
         opened = tuple(opened)
-        self._uses = Counter(use for one in opened for use in _uses_of(one))
+        # what was logged twice, as its journal failed and the bank sent the same again, is one use
+        distinct = {(use, _request_of(one)) for one in opened for use in _uses_of(one)}
+        self._uses = Counter(use for use, _ in distinct)
         # spares of one opening were made together, from one answer of the holder
         self._answers: dict[str, set[str]] = {}
         for commitment, answer in chain.from_iterable(map(_answers_of, opened)):
@@ -344,6 +346,11 @@ def hint(opening: OnlineOpening) -> str:
 def none_made(holder: str, *_: object) -> NoReturn:
     """Make nothing: all that a role asks for again has to be kept or logged."""
     raise Unknown(f"the part of {holder} needs something that is not logged")
+
+
+def _request_of(one: OpeningLogged) -> tuple[str, ...]:
+    """Return what is the same where a holder logged one opening again."""
+    return one.holder, one.bank, one.request, one.messages.get(pb.OpenPartial.__name__, "")
 
 
 def _uses_of(one: PartOpened | CircuitOpened) -> list[tuple[str, str]]:

@@ -76,7 +76,7 @@ def _row(number: int, entry: dict[str, object], jobs: Ledger) -> tuple[str, ...]
         details += [f"purpose {entry['purpose']}"] if entry.get("purpose") else []
     if isinstance(scores, dict):
         details.append(f"{scores.get('count')} firms")
-    elif kind in {"score", "share_opened", "band_opened", "decision_part_opened", "decision_opened"}:
+    elif kind in {"score", "share_opened", "band_opened", "decision_part_opened", "decision_opened", "record_told"}:
         details.append("1 firm")
     time_ms = entry.get("time_ms", 0)
     when = moment(time_ms / 1000 if isinstance(time_ms, int) else 0, seconds=True)

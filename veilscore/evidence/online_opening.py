@@ -260,6 +260,19 @@ class ShareOpened(OpeningLogged):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RecordTold(OpeningLogged):
+    """What a holder logs before a record leaves it that tells something by itself; fields as of `ShareOpened`.
+
+    It may never be opened, so no audit replays it; `commitment` is empty.
+    """
+
+    kind = "record_told"
+    model: str
+    named: str = ""
+    purpose: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class BandOpened(OpeningLogged):
     """What a lead logs before the circuit of one band leaves it.
 

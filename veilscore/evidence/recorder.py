@@ -25,7 +25,7 @@ from veilscore.evidence.facts import facts_of, policy_digest
 from veilscore.evidence.heads import ForkError, SignedHead
 from veilscore.evidence.job_ledger import LedgerEntry
 from veilscore.evidence.log import FOLDER, Log
-from veilscore.evidence.online_opening import BandOpened, DecisionOpened, OpeningLogged, PartsOpened, ShareOpened
+from veilscore.evidence.online_opening import LOGGED, OpeningLogged, RecordTold
 from veilscore.evidence.online_receipts import ONLINE_FILE, OnlineAsked, Receiptless
 from veilscore.evidence.receipt import (
     JobReceipt,
@@ -49,7 +49,7 @@ _SEED_BYTES = 32
 _SOON_S, _BETWEEN_S = 0.01, 0.1  # until a head is signed, and at least between two while entries go on coming
 _AGAIN_S = 1.0  # if that fails
 # somebody waits for these: their head follows
-_AHEAD = frozenset({"score", ShareOpened.kind, BandOpened.kind, PartsOpened.kind, DecisionOpened.kind})
+_AHEAD = frozenset({"score", RecordTold.kind, *(one.kind for one in LOGGED)})
 _REMEMBERED = {"step", "answer", "job", "state", "mended", "filed", "in_use"}
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from veilscore.errors import EvidenceError
 from veilscore.evidence.job_ledger import Ledger
 from veilscore.evidence.log import LOG_FILE, scan
-from veilscore.evidence.online_opening import PartsOpened, ShareOpened
+from veilscore.evidence.online_opening import PartsOpened, RecordTold, ShareOpened
 from veilscore.release.ledger import BATCH, EVALUATION, LEDGER, WATCH, ReleaseLedger
 from veilscore.terms.decide import Decide
 from veilscore.terms.privacy import total
@@ -32,7 +32,7 @@ class Use:
 
     jobs : that opened sums; mu2 : square of mu that they were charged, infinite where one was exact.
     held_out : firms of hold-outs whose scores were opened; batches, firms : scored, known here or not.
-    singles : firms scored online, each time counted.
+    singles : firms scored online, each time counted; also a record that told something and was never opened.
     """
 
     month: str
@@ -49,11 +49,15 @@ class Use:
 
 @dataclass
 class _Counted:
-    """What is known of the log so far: charges by job, and by whom and when; uses of single firms."""
+    """What is known of the log so far: charges by job, and by whom and when; uses of single firms.
+
+    told : by bank and request, uses that consist of a record that was sent, unless it is opened later.
+    """
 
     charges: dict[str, list[Charge]] = field(default_factory=lambda: defaultdict(list))
     last: dict[str, tuple[str, str]] = field(default_factory=dict)
     uses: dict[tuple[str, str, str, str], Use] = field(default_factory=dict)
+    told: dict[tuple[str, str], tuple[str, str, str, str]] = field(default_factory=dict)
 
     def add(self, month: str, bank: str, purpose: str, model: str, **more: float) -> None:
         """Count more of a use; `more` are fields of `Use`."""
@@ -68,10 +72,15 @@ class _Counted:
             charge = Charge(entry["opening"], entry["rows"], float(entry["mu2"]))
             self.charges[entry["job_id"]].append(charge)
             self.last[entry["job_id"]] = (month, entry["bank"])
-        elif (kind := entry.get("kind")) in {ShareOpened.kind, PartsOpened.kind}:
-            sha256 = str(entry["model" if kind == ShareOpened.kind else "decision"])
+        elif (kind := entry.get("kind")) in {ShareOpened.kind, PartsOpened.kind, RecordTold.kind}:
+            sha256 = str(entry["decision" if kind == PartsOpened.kind else "model"])
             purpose, model = entry.get("purpose") or NOT_NOTED, entry.get("named") or sha256[:12]
-            self.add(month, entry["bank"], purpose, model, singles=1)
+            bank, request = entry["bank"], entry["request"]
+            if kind == RecordTold.kind:
+                self.told[bank, request] = (month, bank, purpose, model)
+            else:
+                self.told.pop((bank, request), None)
+                self.add(month, bank, purpose, model, singles=1)
 
 
 def month_of(at_s: float) -> str:
@@ -89,6 +98,8 @@ def usage(home: Path) -> tuple[Use, ...]:
         raise EvidenceError(f"{path} holds an entry that cannot be counted") from error
     if found.head is None:
         raise EvidenceError(f"no log at {path}: the node has not been started yet")
+    for key in counted.told.values():
+        counted.add(*key, singles=1)
     for job_id, charges in counted.charges.items():
         month, bank = counted.last[job_id]
         counted.add(month, bank, *_named(jobs, job_id), jobs=1, mu2=total(charges))

@@ -13,6 +13,7 @@ from veilscore.errors import ProtocolError, VeilscoreError
 from veilscore.files.sqlite_file import open_sqlite, told, transaction
 
 _KEEP_S = 90 * 86400.0
+CUT = b"cut"  # digest of no request: of an id that a kill used up, which is kept for ever
 _KEEP = "INSERT OR IGNORE INTO answered VALUES (?, ?, ?, ?)"
 _TABLES = (
     """CREATE TABLE IF NOT EXISTS answered
@@ -48,7 +49,7 @@ class Journal:
         with self._told():
             self._db = open_sqlite(path, _TABLES, durable=False)
             self._reads = open_sqlite(path, (), durable=False)
-            self._db.execute("DELETE FROM answered WHERE time_s < ?", (time.time() - _KEEP_S,))
+            self._db.execute("DELETE FROM answered WHERE time_s < ? AND digest <> ?", (time.time() - _KEEP_S, CUT))
             self._db.execute("DELETE FROM unfinished WHERE key NOT IN (SELECT key FROM answered)")
 
     def get(self, key: str) -> tuple[bytes, bytes] | None:

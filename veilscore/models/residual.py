@@ -149,9 +149,14 @@ class Tables:
         at = offsets(self.n_codes)[:-1]
         return np.maximum.reduceat(self.x, at) - np.minimum.reduceat(self.x, at)
 
-    def for_gradient(self) -> tuple[Vector, float]:
-        """Tables (cells,) divided by the Euclidean norm of their ranges, and that norm."""
+    def for_gradient(self, bits: int | None = None) -> tuple[Vector, float]:
+        """Tables (cells,) divided by the Euclidean norm of their ranges, and that norm.
+
+        bits : to which values are rounded; the norm is taken so much larger that it is at most 1 afterwards.
+        """
         norm = math.sqrt(float((self._ranges() ** 2).sum())) or 1.0
+        if bits is not None:  # a range is off by a unit at most
+            norm /= 1 - math.ldexp(math.sqrt(np.count_nonzero(self.used)), -bits)
         return self.x / norm, norm
 
     def for_moments(self) -> tuple[Vector, float]:

@@ -28,7 +28,7 @@ from veilscore.evidence.receipt import JobReceipt
 from veilscore.evidence.recorder import EvidenceRecorder
 from veilscore.fabric.process import only_one
 from veilscore.files.backup import RESTORED
-from veilscore.files.journal import Journal
+from veilscore.files.journal import CUT, Journal
 from veilscore.files.sqlite_file import told
 from veilscore.release.account import FILE, Account, AccountLine, Line, charged, voided, write_back
 from veilscore.release.consent import Signed, body_of
@@ -54,6 +54,7 @@ _RANK = {"pending": 0, "accepted": 1, "refused": 2, "cancelled": 2}
 _NEWEST = 256  # single scores that are looked up; an older file lacks the newest
 _RECEIPTS = 64
 _UNSAFE_S = 60.0  # a loss of power may take so much of a journal with it, which is not synced at each entry
+_CUT_S = 15.0  # a kill between two writes that are under way at once; one waits for a lock that long at most
 _KEPT_S = 89 * 86400.0  # the journal forgets after 90 days
 
 
@@ -76,6 +77,7 @@ class _Opened:
     reference: str
     time_s: float
     counted: bool
+    answered: bool  # so that the journal has it; not of a record that was sent alone
 
 
 class LoggedState:
@@ -111,9 +113,10 @@ class LoggedState:
             line = Line(entry["job_id"], entry["step"], entry["attempt"], charge, time_s)
             owned = AccountLine(entry["account"], entry["bank"], line)
             self._charges[owned.key] = owned
-        elif kind in {"share_opened", "decision_part_opened"}:
+        elif kind in {"share_opened", "decision_part_opened", "record_told"}:
             counted = bool(self._policy) and entry["policy"] == self._policy
-            self._opened.append(_Opened(f"{entry['bank']}/{entry['request']}", time_s, counted))
+            answered = kind != "record_told"
+            self._opened.append(_Opened(f"{entry['bank']}/{entry['request']}", time_s, counted, answered))
         elif kind == "state":
             self._counts = dict(entry["counts"])
         elif kind == "mended":  # what could not be written back was let go
@@ -124,7 +127,7 @@ class LoggedState:
 
     def gaps(self, ledger: Ledger) -> list[Gap]:
         """Return what is missing; StateError where a file cannot be read."""
-        return [*self._jobs(ledger), *self._account(), *self._journal(), *self._releases(), *self._counted()]
+        return [*self._jobs(ledger), *self._account(), *self._releases(), *self._journal(), *self._counted()]
 
     def check(self, ledger: Ledger, log: Log) -> None:
         """Refuse to go on with files that are older than the log, or a log that is older than its countersigned heads.
@@ -182,7 +185,7 @@ class LoggedState:
     def _journal(self) -> list[Gap]:
         """Say what the journal lacks; ids of requests that a crash may have taken with it are used up at once."""
         oldest_s = time.time() - _KEPT_S
-        recent = [one for one in self._opened if one.time_s > oldest_s]
+        recent = [one for one in self._opened if one.time_s > oldest_s and one.answered]
         if not recent:
             return []
         with contextlib.closing(Journal(self._home / ANSWERED)) as journal:
@@ -198,11 +201,23 @@ class LoggedState:
         return [Gap(ANSWERED, f"{len(lost)} answered request(s)", fill)]
 
     def _releases(self) -> list[Gap]:
-        counted = [one.reference for one in self._opened if one.counted]
+        """Say what the ledger lacks, but for what a kill cut: it was logged, and not sent before it was counted."""
+        counted = [one for one in self._opened if one.counted]
         if not counted:
             return []
         with contextlib.closing(ReleaseLedger(self._home / LEDGER)) as ledger:
-            lost = sum(not ledger.knows(reference) for reference in counted)
+            missing = [one for one in counted if not ledger.knows(one.reference)]
+        if not missing:
+            return []
+        with contextlib.closing(Journal(self._home / ANSWERED)) as journal:
+            kept = [journal.get(one.reference) for one in missing]
+            cut = [
+                one
+                for one, answer in zip(missing, kept, strict=True)
+                if (one.time_s > self._last_s - _CUT_S if answer is None else answer[0] == CUT)
+            ]
+            _use_up(journal, cut, CUT)
+        lost = len(missing) - len(cut)
         return [Gap(LEDGER, f"{lost} of the last {len(counted)} single firms opened")] if lost else []
 
     def _counted(self) -> list[Gap]:
@@ -284,10 +299,10 @@ def _promise_nothing(home: Path, node: NodeConfig, federation: Federation) -> No
             Account(home / FILE, name, bank, node.policy.privacy).void("the end of the log was lost")
 
 
-def _use_up(journal: Journal, opened: list[_Opened]) -> None:
+def _use_up(journal: Journal, opened: Sequence[_Opened], digest: bytes = b"") -> None:
     """Keep, in place of lost answers, that their request ids were used: a repeat is refused."""
     for one in opened:
-        journal.keep(one.reference, b"", b"")
+        journal.keep(one.reference, digest, b"")
 
 
 def _amount(path: Path, table: str, query: str) -> int:

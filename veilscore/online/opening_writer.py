@@ -14,7 +14,7 @@ from veilscore.errors import VeilscoreError
 from veilscore.evidence.online_opening import OpeningLogged
 from veilscore.files.journal import Answer, Journal
 from veilscore.online.group_writer import GroupWriter
-from veilscore.protocols.online_desks import PartOpening
+from veilscore.protocols.online_desks import PartOpening, RecordSent
 from veilscore.release.single import Passed, SingleGuard
 
 
@@ -28,34 +28,41 @@ class OpeningWriter:
         self._guard, self._journal, self._log = guard, journal, log
         self._logging = ThreadPoolExecutor(1, thread_name_prefix="veilscore-log")
         self._group: GroupWriter[PartOpening, bytes] = GroupWriter(self.write)
-        self._counting: GroupWriter[Passed, None] = GroupWriter(lambda several: guard.admit(several, lambda _: None))
+        self._counting: GroupWriter[RecordSent, None] = GroupWriter(self._count)
 
     async def put(self, opening: PartOpening) -> bytes:
         """Return the partial that counts once all is on disk; RefusedError if it may not be released."""
         return await self._group.put(opening)
 
-    async def count(self, passed: Passed) -> None:
-        """Return once a record that is about to be sent is counted as released; RefusedError if it may not be."""
-        await self._counting.put(passed)
+    async def count(self, sent: RecordSent) -> None:
+        """Return once a record that is about to be sent is counted and logged; RefusedError if it may not be sent."""
+        await self._counting.put(sent)
 
     def write(self, openings: Sequence[PartOpening]) -> list[bytes | VeilscoreError]:
         """Count and log, both waiting for the disk at once, then keep; what may not be counted is not logged."""
-        admitted: list[PartOpening] = []
+        refused = self._admit([(one.passed, one.logged) for one in openings])
+        admitted = [one for one, refusal in zip(openings, refused, strict=True) if refusal is None]
+        kept = iter(self._journal.keep_all([Answer(one.key, one.request, one.data) for one in admitted]))
+        return [next(kept) if refusal is None else refusal for refusal in refused]
+
+    def _count(self, sent: Sequence[RecordSent]) -> list[VeilscoreError | None]:
+        return self._admit([(one.passed, (one.logged,)) for one in sent])
+
+    def _admit(self, several: Sequence[tuple[Passed, Sequence[OpeningLogged]]]) -> list[VeilscoreError | None]:
+        """Count and log what may pass; return for each why it may not."""
         logged: Future[None] | None = None
 
         def log(refused: Sequence[VeilscoreError | None]) -> None:
             nonlocal logged
-            admitted.extend(one for one, refusal in zip(openings, refused, strict=True) if refusal is None)
-            if admitted:
-                logged = self._logging.submit(self._log, [entry for one in admitted for entry in one.logged])
+            found = [entry for (_, own), no in zip(several, refused, strict=True) if no is None for entry in own]
+            if found:
+                logged = self._logging.submit(self._log, found)
 
         try:
-            refused = self._guard.admit([one.passed for one in openings], log)
+            return self._guard.admit([passed for passed, _ in several], log)
         finally:
             if logged is not None:
                 logged.result()
-        kept = iter(self._journal.keep_all([Answer(one.key, one.request, one.data) for one in admitted]))
-        return [next(kept) if refusal is None else refusal for refusal in refused]
 
     def close(self) -> None:
         """End once all that waits is written."""

@@ -51,8 +51,15 @@ from veilscore.protocols.online_band import (
     lost,
     sha256_of,
 )
-from veilscore.protocols.online_decision import add_parts, decision_record, parts_opened, share_opened
-from veilscore.protocols.online_desks import BankRequest, HolderDesk, HolderRecord, PartOpening, check_opening
+from veilscore.protocols.online_decision import add_parts, decision_record, parts_opened, record_told, share_opened
+from veilscore.protocols.online_desks import (
+    BankRequest,
+    HolderDesk,
+    HolderRecord,
+    PartOpening,
+    RecordSent,
+    check_opening,
+)
 from veilscore.protocols.online_measures import BankDecision, SingleDecision, encrypt_parts, pack_shares, partials
 from veilscore.protocols.online_parts import FirmPart, NotScoredError, Opened, as_if_sent, read_part, taking_part
 from veilscore.protocols.online_pool import WIRES, BankPool, LabelsAsked
@@ -365,7 +372,7 @@ def _encrypted(desk: HolderDesk, bank: str, request: pb.EncryptRecord, asked: As
     if answer.released_as:
         return answer
     if record.passed.tells or record.reason_codes:  # no later: a bank may never ask to open it
-        yield from work(partial(desk.count, record.passed))
+        yield from work(partial(desk.count, RecordSent(record.passed, record_told(desk.name, bank, request, record))))
     taken = _take_spares(desk, bank, request, record, answer)
     if taken is None:
         return pb.EncryptedRecord(no_spare=True)

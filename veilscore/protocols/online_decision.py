@@ -19,8 +19,8 @@ import json
 from collections.abc import Mapping
 
 from veilscore.errors import RefusedError
-from veilscore.evidence.online_opening import PartsOpened, ShareOpened
-from veilscore.protocols.online_desks import BankRequest
+from veilscore.evidence.online_opening import PartsOpened, RecordTold, ShareOpened, digests_of
+from veilscore.protocols.online_desks import BankRequest, HolderRecord
 from veilscore.protocols.online_measures import MeasuresAsked
 from veilscore.protocols.online_parts import FirmPart, read_decision_part
 from veilscore.protocols.online_spares import BankSpare, HolderSpare
@@ -71,6 +71,20 @@ def add_parts(request: pb.OpenPartial, asked: MeasuresAsked, part: FirmPart) -> 
 
 
 # --- what a holder logs before a part leaves it ----------------------------------------------------------------------
+
+
+def record_told(holder: str, bank: str, request: pb.EncryptRecord, record: HolderRecord) -> RecordTold:
+    """Return the entry of a record that tells something by itself."""
+    return RecordTold(
+        holder=holder,
+        bank=bank,
+        request=request.request_id,
+        commitment="",
+        messages=digests_of(request),
+        model=request.model_hash.hex(),
+        named=record.model,
+        purpose=request.purpose[:200],
+    )
 
 
 def share_opened(

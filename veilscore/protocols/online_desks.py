@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from veilscore.arrays import Words
 from veilscore.crypto.zero_share import PairwiseKey
 from veilscore.errors import MessageError, RefusedError
-from veilscore.evidence.online_opening import OpeningLogged
+from veilscore.evidence.online_opening import OpeningLogged, RecordTold
 from veilscore.protocols.online_measures import MeasuresAsked, RecordPart, SingleDecision
 from veilscore.protocols.online_parts import FirmPart
 from veilscore.protocols.online_pool import BankPool, LeadPool
@@ -97,6 +97,14 @@ class HolderRecord:
         return self.decision or self.bands
 
 
+@dataclass(frozen=True, repr=False)
+class RecordSent:
+    """What is on disk before a record leaves a holder that tells something by itself, as `PartOpening`."""
+
+    passed: Passed
+    logged: RecordTold
+
+
 @dataclass(frozen=True, repr=False, kw_only=True)
 class PartOpening:
     """What is on disk before a holder's part leaves it, and at the lead before the circuit does.
@@ -123,7 +131,7 @@ class HolderDesk:
     take_spare : by bank and id, for a part of a model; out of the stock, if it is there.
     pool : by bank and id, if it is there.
     opened : digest and partial that were opened under "bank/request id", perhaps before a restart.
-    count : counts a release before the record that tells something by itself is sent; RefusedError if it may not be.
+    count : counts and logs a record that tells something by itself just before it is sent; RefusedError.
     write_down : counts a release just before its part leaves (RefusedError if it may not), logs what leaves next and
         keeps it, so that it cannot leave otherwise; returns the partial that counts, the first under its key.
     """
@@ -136,7 +144,7 @@ class HolderDesk:
     take_spare: Callable[[str, str, bytes], HolderSpare | None]
     pool: Callable[[str, str], LeadPool | None]
     opened: Callable[[str], tuple[bytes, bytes] | None]
-    count: Callable[[Passed], Coroutine[Any, Any, None]]
+    count: Callable[[RecordSent], Coroutine[Any, Any, None]]
     write_down: Callable[[PartOpening], Coroutine[Any, Any, bytes]]
 
 

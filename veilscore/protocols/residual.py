@@ -244,7 +244,7 @@ class _BankFit:
 
     def start(self, bits: int) -> Protocol[None]:
         """Send the tables of the gradient under encryption."""
-        x, self.gradient_norm = self.made.for_gradient()
+        x, self.gradient_norm = self.made.for_gradient(bits)
         self.bits, self.x = bits, np.rint(np.ldexp(x, bits)).astype(np.int64)
         yield Send(
             self.holder,

@@ -124,9 +124,10 @@ class ReleaseBudget:
 
         So it is where the bank did not ask for a fresh opening, and had one by the same model and cut-offs.
         """
-        return self._rules.control != "off" and any(
-            r.kind == ONLINE and self._same(r, release) for r in self._lately(self._of_firm(release))
-        )
+        if self._rules.control == "off":
+            return False
+        past = self._ledger.of_firm(int(release.firms[0]), self._since_s(), singly=True)
+        return any(self._same(r, release) and r.reference != release.reference for r in past)
 
     def single_used_up(self, release: Release) -> bool:
         """Return whether a single firm was released as often as the policy allows, batches counted too."""

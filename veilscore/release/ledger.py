@@ -222,11 +222,13 @@ class ReleaseLedger:
             found = [*self._many, *(r for one in self._single.values() for r in one)]
         return tuple(sorted((r for r in found if r.at_s >= since_s), key=lambda r: r.at_s))
 
-    def of_firm(self, firm: int, since_s: float) -> tuple[Release, ...]:
-        """Return the releases that one firm is in, oldest first."""
+    def of_firm(self, firm: int, since_s: float, *, singly: bool = False) -> tuple[Release, ...]:
+        """Return the releases that one firm is in, oldest first; those of batches are left out where asked `singly`."""
         with self._reading():
             self._catch_up()
-            found = [*self._single.get(firm, []), *(r for r in self._many if _holds(r.firms, firm))]
+            found = list(self._single.get(firm, []))
+            if not singly:
+                found += [r for r in self._many if _holds(r.firms, firm)]
         return tuple(sorted((r for r in found if r.at_s >= since_s), key=lambda r: r.at_s))
 
     def count_since(self, bank: str, kind: str, since_s: float) -> int:
