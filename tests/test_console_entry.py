@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import shlex
 import ssl
@@ -286,6 +287,33 @@ def test_what_was_noted_stays(tax):
     for statement in ("UPDATE acts SET body = '{}'", "DELETE FROM acts", "UPDATE acts SET at_s = 0"):
         with pytest.raises(StateError):
             tax.store._all(statement)
+
+
+def test_an_act_that_the_site_s_end_cuts_off_is_noted(folder, monkeypatch):
+    opened, begun, goes_on = OpenedConsole(with_people(folder / "tax")), threading.Event(), threading.Event()
+    real = opened.store.sessions
+
+    def slow(*names):
+        begun.set()
+        goes_on.wait(30)
+        return real(*names)
+
+    async def cut_off(stella):
+        task = asyncio.ensure_future(stella.posting("/me/sessions"))
+        await asyncio.to_thread(begun.wait, 30)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        goes_on.set()
+
+    try:
+        monkeypatch.setattr(opened.store, "sessions", slow)
+        opened.loop.run_until_complete(cut_off(opened.browser("stella")))
+        assert opened.acts()[-1] == ("stella", "end other sessions", "cut off: it may have been done")
+    finally:
+        goes_on.set()
+        with_people(folder / "tax", per_minute=100_000, entries_per_minute=1000)
+        opened.close()
 
 
 def test_an_act_that_cannot_be_noted_is_told_and_logged(folder, monkeypatch, capsys):
