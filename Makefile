@@ -12,10 +12,11 @@ JOBS ?= 2
 PYTEST := $(PY) -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder --processor-time 20
 
 N ?= 10000
+HOURS ?= 2
 SEED ?= 0
 INPUTS ?= 1000000
 
-.PHONY: demo test slow check campaign fuzz lint bench protos messages clean setup lock sbom
+.PHONY: demo test slow check campaign campaign-real soak fuzz lint bench protos messages clean setup lock sbom
 
 demo: $(VENV)/.demo
 	$(PY) examples/demo.py
@@ -34,6 +35,15 @@ check: lint test slow
 # Schedules of faults over a whole federation in memory: `make campaign N=300 SEED=7`, of single scores `OF=--scores`.
 campaign: $(VENV)/.dev
 	$(PY) tests/simulation/campaign.py --schedules $(N) --seed $(SEED) $(OF)
+
+# The same against real processes, killed, stopped, restarted, and on full disks: `make campaign-real N=100 SEED=7`.
+campaign-real: N = 100
+campaign-real: $(VENV)/.dev
+	$(PY) tests/simulation/real_campaign.py --schedules $(N) --seed $(SEED)
+
+# Mixed load on real nodes; a report with plots in soak/: `make soak HOURS=0.5`.
+soak: $(VENV)/.dev
+	$(PY) tests/simulation/soak.py --hours $(HOURS) --out soak
 
 # A million inputs for every parser of what peers or files bring.
 fuzz: $(VENV)/.dev

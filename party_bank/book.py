@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import functools
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -40,7 +42,7 @@ class Book:
     """
 
     def __init__(self, url: str, *, clock: Callable[[], float] = time.time) -> None:
-        self._clock = clock
+        self._clock, self._seen = clock, threading.local()
         self._engine = open_engine(url, "book.url")
         self._where = self._engine.url.render_as_string(hide_password=True)
         try:
@@ -78,9 +80,19 @@ class Book:
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[BookEntry]:
-        """Run the block on one state of the book; it waits for no writer, and what it would change does not stay."""
+        """Run the block on one state of the book; it waits for no writer, and may change nothing."""
         with self._snapshot() as db:
-            yield BookEntry(db, "", self._now_s(db))
+            yield BookEntry(db, "", self._now_s(db), reads=True)
+
+    @contextlib.contextmanager
+    def one_state(self) -> Iterator[None]:
+        """Let all that this thread reads within the block see one state of the book, as a page of it has to."""
+        with self._snapshot() as db:
+            before, self._seen.db = getattr(self._seen, "db", None), db
+            try:
+                yield
+            finally:
+                self._seen.db = before
 
     def rows(self, query: sa.Select[Any]) -> list[Row]:
         """Return what a query finds."""
@@ -127,6 +139,10 @@ class Book:
 
     @contextlib.contextmanager
     def _snapshot(self) -> Iterator[Connection]:
+        if (seen := getattr(self._seen, "db", None)) is not None:
+            with self._told():
+                yield seen
+            return
         with self._told(), self._engine.connect().execution_options(**READS) as db:
             yield db  # closed without a commit
 
@@ -148,11 +164,11 @@ class Book:
 class BookEntry:
     """One transaction on the book; what it adds, changes and moves is in the history.
 
-    today, at_s : when it is.
+    today, at_s : when it is; reads : whether it may change nothing.
     """
 
-    def __init__(self, db: Connection, actor: str, at_s: float) -> None:
-        self.db, self.actor, self.at_s = db, actor, at_s
+    def __init__(self, db: Connection, actor: str, at_s: float, *, reads: bool = False) -> None:
+        self.db, self.actor, self.at_s, self.reads = db, actor, at_s, reads
         self.today = day_of(at_s)
         self._history: list[Row] = []  # written at once at the end, as a statement costs more than its rows
 
@@ -164,6 +180,7 @@ class BookEntry:
         """Add rows, each with the same keys, and return their ids in order."""
         if not rows:
             return []
+        _check_lengths(table, rows)
         adding = table.insert().returning(table.c.id, sort_by_parameter_order=True)
         ids = [int(one) for one in self.db.execute(adding, list(rows)).scalars()]
         self._history += [self._told("added", table, one, row) for one, row in zip(ids, rows, strict=True)]
@@ -171,6 +188,7 @@ class BookEntry:
 
     def add_once(self, table: sa.Table, **values: Any) -> int | None:
         """Add a row unless a unique key of it is taken; returns its id, or None."""
+        _check_lengths(table, [values])
         dialect: Any = postgresql if self.db.dialect.name == "postgresql" else sqlite
         adding = dialect.insert(table).values(**values).on_conflict_do_nothing().returning(table.c.id)
         row_id = self.db.execute(adding).scalar()
@@ -180,6 +198,7 @@ class BookEntry:
 
     def change(self, table: sa.Table, row_id: int, where: Where | None = None, **values: Any) -> bool:
         """Change a row if `where` still holds, and return whether it did."""
+        _check_lengths(table, [values])
         found = table.c.id == row_id if where is None else sa.and_(table.c.id == row_id, where)
         whose = table.c.firm if "firm" in table.c else sa.literal("")
         changed = self.db.execute(table.update().where(found).values(**values).returning(whose)).scalars().all()
@@ -190,6 +209,7 @@ class BookEntry:
         """Change rows of a table with a firm, each given with its id and firm and the same other keys."""
         if not rows:
             return
+        _check_lengths(table, rows)
         keys = [key for key in rows[0] if key not in {"id", "firm"}]
         changing = table.update().where(table.c.id == sa.bindparam("the_id"))
         changing = changing.values({key: sa.bindparam(f"new_{key}", type_=table.c[key].type) for key in keys})
@@ -219,12 +239,21 @@ class BookEntry:
             values = {"state": state, "changed_s": self.at_s, "reason": why[:400]}
             self.db.execute(LINES.update().where(LINES.c.id.in_(some)).values(**values))
 
+    def firm(self, firm: str) -> Row:
+        """Return a firm; BookError if it is unknown."""
+        return self._firm(sa.select(FIRMS).where(FIRMS.c.firm == firm), firm)
+
     def lock_firm(self, firm: str) -> Row:
         """Return a firm, and let no other transaction lock it before this one ends; BookError if it is unknown."""
-        found = self.db.execute(sa.select(FIRMS).where(FIRMS.c.firm == firm).with_for_update()).mappings().first()
-        if found is None:
+        if self.reads:  # SQLite would not mind, PostgreSQL would
+            raise BookError("who reads the book locks nothing in it")
+        return self._firm(sa.select(FIRMS).where(FIRMS.c.firm == firm).with_for_update(), firm)
+
+    def _firm(self, query: sa.Select[Any], firm: str) -> Row:
+        found = self.rows(query)
+        if not found:
             raise BookError(f"the book has no firm {firm[:64]!r}: add it with `veilscore bank book import`")
-        return dict(found)
+        return found[0]
 
     def lock_name(self, name: str) -> None:
         """Let no other transaction lock this name before this one ends: of what is summed over many firms."""
@@ -269,6 +298,19 @@ class BookEntry:
 def day_of(at_s: float) -> dt.date:
     """Return the date of a time in this machine's zone."""
     return dt.datetime.fromtimestamp(at_s).astimezone().date()
+
+
+@functools.cache
+def _lengths(table: sa.Table) -> dict[str, int]:
+    return {c.name: c.type.length for c in table.columns if isinstance(c.type, sa.String) and c.type.length}
+
+
+def _check_lengths(table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse texts that are longer than their column: PostgreSQL would with less to say, SQLite keeps them."""
+    for name, most in _lengths(table).items():
+        longest = max((len(row[name]) for row in rows if row.get(name)), default=0)
+        if longest > most:
+            raise BookError(f"{name} in {table.name} has {longest:,} letters; at most {most} are kept: shorten it")
 
 
 def _pieces(lines: Sequence[int], most: int = 10_000) -> Iterator[Sequence[int]]:

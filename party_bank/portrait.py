@@ -79,7 +79,7 @@ def make_portrait(book: Book, settings: BankSettings, firm: str, node: NodeConfi
     node : of the bank; its data set is `settings.dataset`, whose columns are left out where it is not set.
     """
     with book.reading() as entry:
-        about = entry.lock_firm(firm)
+        about = entry.firm(firm)
         fields = [
             PortraitField("firm", key, about[key], "book", _moment(about["since_s"]), node.name)
             for key in ("name", "industry", "region", "manager")

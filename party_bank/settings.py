@@ -185,6 +185,21 @@ class PortalSite(ConsoleConfig):
         return self.model_copy(update={name: None if p is None else home / p for name, p in paths.items()})
 
 
+class BankRetention(Strict):
+    """Says how long the book names a firm; `veilscore retention run` forgets those whose time is over."""
+
+    lending_years: float = Field(
+        default=10,
+        ge=0,
+        le=100,
+        description="after the last contract of a firm ended: records of customers and their business, by the law "
+        "against money laundering",
+    )
+    prospects_days: int = Field(
+        default=730, ge=1, description="after the last entry about a firm that was never lent to"
+    )
+
+
 class BankSettings(Strict):
     """Says where the book is, what the bank lends, and within which limits."""
 
@@ -212,6 +227,7 @@ class BankSettings(Strict):
     )
     renewals: RenewalRules = Field(default=RenewalRules(), description="when contracts that end are looked at")
     warnings: WarningRules = Field(default=WarningRules(), description="early warnings: levels, label, tables")
+    retention: BankRetention = Field(default=BankRetention(), description="how long the book names a firm")
 
     def product(self, name: str) -> Product:
         """Return a product; ConfigError names those there are."""

@@ -6,6 +6,7 @@ import datetime as dt
 import itertools
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from party_bank.book_check import check_book
 from party_bank.book_tables import CONTRACTS, DRAWS, FIRMS, HISTORY, LINES, STATES, TRANSITIONS, WORK, metadata
 from party_bank.contracts import draft_contract, draw, end, owed, repay, sign
 from party_bank.due import Recurring, daily, do_due
+from party_bank.firms import put_firms
 from party_bank.limits import check_settings, room
 from veilscore.errors import BookError, StateError
 
@@ -84,6 +86,45 @@ class BookContract:
             entry.db.execute(sa.text(statement))
         assert table_of(book, HISTORY) == before
         assert before[-1]["content"]["name"] == f"Firm {name}"
+
+    def test_a_reader_sees_one_state_and_changes_nothing(self, book):
+        name = firm(book)
+        query = sa.select(FIRMS).where(FIRMS.c.firm == name)
+
+        def change(to):
+            with book.writing("test") as entry:
+                entry.change(FIRMS, entry.rows(query)[0]["id"], name=to)
+
+        with book.reading() as seen:
+            before = seen.rows(query)
+            with ThreadPoolExecutor(1) as other:
+                other.submit(change, "another").result(30)
+            assert seen.rows(query) == before
+        assert book.rows(query)[0]["name"] == "another"
+        with book.one_state():
+            assert book.rows(query)[0]["name"] == "another"
+            with ThreadPoolExecutor(1) as other:
+                other.submit(change, "a third").result(30)
+                assert other.submit(book.rows, query).result(30)[0]["name"] == "a third", "of this thread alone"
+            with book.reading() as seen:
+                assert book.rows(query) == seen.rows(query)
+                assert seen.rows(query)[0]["name"] == "another"
+        assert book.rows(query)[0]["name"] == "a third"
+        with pytest.raises(StateError), book.reading() as seen:
+            seen.change(FIRMS, 1, name="other")
+        change("a fourth")
+        assert book.rows(query)[0]["name"] == "a fourth", "a connection that read may write again"
+
+    def test_a_text_that_is_too_long_is_refused_in_words(self, book):
+        name = firm(book)
+        (row,) = book.rows(sa.select(FIRMS).where(FIRMS.c.firm == name))
+        about = {"industry": "trade", "region": "x", "manager": "lin"}
+        whole = {"firm": "LONG", "name": "华" * 200, **about}
+        with pytest.raises(BookError, match="name in firms has 201 letters; at most 200 are kept"):
+            put_firms(book, [whole | {"name": "华" * 201}], "test")
+        with pytest.raises(BookError, match="manager in firms has 81 letters"), book.writing("test") as entry:
+            entry.change(FIRMS, row["id"], manager="m" * 81)
+        assert put_firms(book, [whole], "test") == 1
 
     def test_an_error_leaves_nothing(self, book):
         name = firm(book)

@@ -134,7 +134,7 @@ class Browser:
         return await self.asked("POST", path, body, {"content-type": "application/x-www-form-urlencoded"})
 
     def send(self, path: str, content: Any, **headers: str) -> Answered:
-        return self.raw("POST", path, json.dumps(content).encode(), JSON | headers)
+        return self.raw("POST", path, json.dumps(content).encode(), JSON | {"x_csrf_token": self.csrf} | headers)
 
     async def asked(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> Answered:
         said = {"host": f"localhost:{PORT}"} | ({"origin": ORIGIN} if method == "POST" else {}) | headers

@@ -70,9 +70,8 @@ def cells(which, charge, worlds, n_codes, r, W, *, run=drive, spend=lambda _: No
     roles = {
         "bank": bank_cells(
             session["bank"],
-            r,
-            W,
             train,
+            lambda: (r, W),
             max_bin=lambda _d: 10,
             sigma=lambda n: charge.sigma(cells_sensitivity(n)),
         ),

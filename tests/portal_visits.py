@@ -113,7 +113,7 @@ class OpenedPortal:
         return browser
 
     def made_link(self, firm: str, hours: float = 1) -> str:
-        return self.store.link(firm, hours, codes_of(self.book, firm))
+        return self.store.link(firm, hours, codes_of(self.book, firm), "test")
 
     def code(self, number: str) -> str:
         return secret_of(home_key(self.home.path), number)

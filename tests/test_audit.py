@@ -14,6 +14,7 @@ from local_jobs import firms, job, nodes, write
 from trial_audit import audit, audited_run, bank_home, kept, logged
 from trial_evidence import KEYS, open_log
 
+from veilscore.audit import jobs as auditing
 from veilscore.audit.jobs import JobAudit
 from veilscore.errors import MessageError, ParameterError, PeerError, SecretReuseError, StateError
 from veilscore.evidence.opening import begin, read_opening
@@ -22,10 +23,12 @@ from veilscore.evidence.witness import Witnesses
 from veilscore.lattice.sampling import SecretStream
 from veilscore.models.filed import load_model
 from veilscore.node.local import open_job
+from veilscore.protocols import residual
 from veilscore.protocols.commitment import holder_committed
 from veilscore.tasks.table import reads_of
 from veilscore.terms.node_config import AuditRules
 from veilscore.v1 import wire_pb2
+from veilscore.wire import protocol
 from veilscore.wire.protocol import Receive, Session
 from veilscore.wire.randomness import in_order, replayable, secret_bytes, secret_generator
 from veilscore.wire.transcript import Transcript, TranscriptEntry
@@ -44,9 +47,9 @@ def trained(tmp_path_factory):
     return audited_run(tmp_path_factory.mktemp("trained"), **QUICK).run()
 
 
-def score(run, folder):
+def score(run, folder, **options):
     configs = nodes(folder / "data", holder_policy={"consent": "off"})
-    asked = job("score_batch", name="batch", model="card", on_missing="missing_code")
+    asked = job("score_batch", name="batch", model="card", on_missing="missing_code", **options)
     return open_job(asked, configs, folder / "homes", audited=True)
 
 
@@ -67,6 +70,11 @@ def test_a_release_is_confirmed_with_the_model_that_was_approved(trained):
     assert verdicts(found) == {"align.1": CONFIRMED, "score.1": CONFIRMED}, found
     model = trained.stores["bank"].load_json("model")["sha256"]
     assert model[:16] in found["score.1"].detail
+
+
+def test_a_batch_in_shards_is_confirmed(trained):
+    found = audit(score(trained, trained.stores["bank"].path.parents[3], shards=3).run())
+    assert verdicts(found) == {"align.1": CONFIRMED, "score.1": CONFIRMED}, found
 
 
 @pytest.mark.slow
@@ -512,3 +520,41 @@ def test_logs_say_which_attempts_were_killed(tmp_path):
     witnesses.add_log(tmp_path / "tax" / "log.jsonl", KEYS)
     assert witnesses.killed(job_id, "bank") == {("train", 1): frozenset({"tax"})}
     assert witnesses.charged[job_id] == {("train", 1): (9, "cells at tax")}
+
+
+@pytest.fixture(scope="module")
+def card(tmp_path_factory):
+    asked = {"disclosure": "private", "holdout_scores": False, "despite_noise": True}
+    return audited_run(tmp_path_factory.mktemp("card"), parts=firms(1500, seed=4), **asked).run()
+
+
+@pytest.mark.parametrize(
+    ("changed", "step", "said"),
+    [
+        ((protocol, "VERSION", "veilscore/0"), "align", "the role stops with MessageError, where the bank went on"),
+        ((residual, "reply_bytes", lambda _n: 7), "train", "the role stops with MessageError, where the bank went on"),
+        (
+            (residual.pb, "ResidualHolderSums", residual.pb.BinHolderRound2),
+            "train",
+            "the role stops with ProtocolError",
+        ),
+        ((residual.pb, "ResidualBankTables", residual.pb.ResidualHolderHints), "train", "the role stops with Value"),
+        ((residual, "weight_bits", lambda _n: 5), "train", "is not what the role sends"),
+    ],
+)
+def test_a_job_kept_from_before_an_incompatible_change_is_told_in_one_sentence(card, monkeypatch, changed, step, said):
+    """An upgrade must not read as a bank that cheats, nor as a traceback: the sentence names what made the attempt."""
+    monkeypatch.setattr(*changed)
+    monkeypatch.setattr(auditing, "software", lambda: {"veilscore": "9.9", "code": "ab" * 32})
+    found = audit(card)
+    one = found[f"{step}.1"]
+    assert one.verdict == "differs"
+    assert one.detail.startswith(said) or said in one.detail
+    made_by = read_opening(kept(card, step)).software
+    by = f"veilscore {made_by['veilscore']} of code {made_by['code'][:12]}"
+    assert one.detail.endswith(
+        f"(or because other versions compute here: the attempt was made by {by}; audit it by that one)"
+    )
+    assert "\n" not in one.detail
+    after = list(found)[list(found).index(f"{step}.1") + 1 :]
+    assert all(found[name].verdict == "cannot be audited" for name in after)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gettext
+import html
 import importlib
 import io
+import itertools
 import re
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
@@ -15,11 +18,14 @@ from console_bank import FIRM, filled_bank
 from console_visits import JSON, ORIGIN, PEOPLE, OpenedConsole, with_people
 from trial_federation import JOB, commanding, make_homes, open_trial, running, submit, until
 
+from party_bank.console import lending
+from party_bank.firms import put_firms
 from veilscore.console import jobs
 from veilscore.console.entry import safe_path
 from veilscore.console.language import Locale, catalogue, wanted
 from veilscore.console.metrics import metrics_token
 from veilscore.console.page import ANYBODY, page_of
+from veilscore.errors import StateError
 from veilscore.evidence.job_ledger import Ledger
 from veilscore.evidence.log import LOG_FILE, scan
 from veilscore.terms.job import new_job_id, parse_job
@@ -72,6 +78,28 @@ def test_every_page_by_every_role(folder, party):
         for method in ("PUT", "DELETE", "PATCH", "OPTIONS"):
             assert stranger.raw(method, "/jobs", b"", {}).status == 405
     finally:
+        opened.close()
+
+
+@pytest.mark.parametrize("party", ["bank", "tax", "coordinator"])
+def test_no_page_leads_where_its_reader_may_not_go(folder, party):
+    opened = OpenedConsole(with_people(folder / party, PEOPLE | {"lin": ["account_manager"]}, per_minute=100_000))
+    try:
+        for person in (*PEOPLE, "lin"):
+            browser, seen, refused = opened.browser(person), {"/"}, {}
+            waiting = ["/"]
+            while waiting:
+                answer = browser.get(path := waiting.pop())
+                if answer.status == 403:
+                    refused[path] = person
+                if answer.status == 200 and answer.header("content-type").startswith("text/html"):
+                    links = {html.unescape(one) for one in re.findall(r'href="(/[^"#]*)"', answer.text)}
+                    new = [one for one in sorted(links - seen) if "page=" not in one and len(seen) < 300]
+                    seen.update(new)
+                    waiting += new
+            assert (refused, len(seen) > 1) == ({}, True), person
+    finally:
+        with_people(folder / party, per_minute=100_000, entries_per_minute=1000)
         opened.close()
 
 
@@ -224,6 +252,7 @@ def test_names_of_firms_are_text(folder):
         assert "&lt;script&gt;alert" in browser.get("/firms").text
         assert "Alarms by month" in browser.get("/alarms").text
         assert "No firm fits" in browser.get("/firms?q=%25").text, "a sign of LIKE is a sign"
+        assert FIRM in browser.get("/firms?q=JADE+river").text
         read = [body for _, _, body in opened.store.not_logged(1000) if body["act"] == "read a portrait"]
         assert FIRM not in str(read)
         assert re.fullmatch(r"firm [0-9a-f]+", read[-1]["subject"])
@@ -231,6 +260,74 @@ def test_names_of_firms_are_text(folder):
         assert settled.header("location") == "/applications/w-0?done=saved"
         assert "approved" in browser.get("/applications/w-0").text
         assert browser.post("/applications/w-1/settle", answer="approve", reason=" ").status == 422
+    finally:
+        opened.close()
+
+
+@pytest.mark.parametrize("path", ["/jobs?q=%00", "/jobs/a\0b", "/data/\0", "/?done=%00"])
+def test_signs_that_no_file_or_database_takes_are_refused(tax, path):
+    assert tax.browser("stella").get(path).status == 400
+
+
+def test_half_a_sign_and_nothing_are_refused_in_what_is_sent(tax):
+    browser = tax.browser("stella")
+    assert browser.post("/jobs/x/decide", answer="reject", reason="a\0b").status == 400
+    for content in ({"token": "\ud800"}, {"token": ["a\0"]}, {"\0": 1}, ["\udfff"]):
+        assert tax.browser().send("/enter/begin", content).status == 400
+    assert tax.browser().send("/enter/begin", {"token": "\\u0000"}).status == 403, "these are six signs"
+
+
+def test_an_act_that_failed_in_whatever_way_is_noted(tax, monkeypatch):
+    stella = tax.browser("stella")
+
+    def broken(*_):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(tax.store, "sessions", broken)
+    assert stella.post("/me/sessions").status == 500
+    assert tax.acts()[-1] == ("stella", "end other sessions", "failed: ZeroDivisionError")
+    stella.raw("POST", "/me/sessions", b"x" * 100_000, {"content-type": "application/x-www-form-urlencoded"})
+    assert tax.acts()[-1] == ("stella", "end other sessions", "failed: HTTPException")
+    before = len(tax.acts())
+    tax.browser().raw("POST", "/enter/finish", b"{", JSON)
+    assert len(tax.acts()) == before, "a stranger fills no file"
+
+
+def test_a_stranger_reads_of_no_file_and_of_no_server(tax, monkeypatch):
+    def broken(*_):
+        raise StateError("book postgresql://server/book: /srv/tax/console.db")
+
+    for person, says in (("", False), ("stella", True)):
+        browser = tax.browser(person)
+        with monkeypatch.context() as patch:
+            patch.setattr("veilscore.console.entry.safe_path", broken)
+            answer = browser.get("/login")
+        assert (answer.status, "/srv/tax" in answer.text) == (500, says)
+
+
+def test_a_page_shows_one_state_of_the_book(folder, monkeypatch):
+    opened, about = (
+        OpenedConsole(with_people(folder / "bank", per_minute=100_000)),
+        {"industry": "trade", "region": "x"},
+    )
+    real, new = lending.product_exposure, itertools.count()
+
+    def meanwhile(book):
+        row = {"firm": f"91310000MA1ZZZZZ{next(new):02}", "name": "New", "manager": "lin", **about}
+        with ThreadPoolExecutor(1) as other:
+            assert other.submit(put_firms, book, [row], "test").result(30) == 1
+        return real(book)
+
+    def counted():
+        page = opened.browser("all").get("/portfolio").text
+        return int(
+            re.search(r"Firms in the book</dt><dd><span class=.value.>([\d,]+)<", page).group(1).replace(",", "")
+        )
+
+    try:
+        before = counted()
+        monkeypatch.setattr(lending, "product_exposure", meanwhile)
+        assert [counted(), counted()] == [before, before + 1], "what came while the page was made is on the next"
     finally:
         opened.close()
 

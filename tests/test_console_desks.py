@@ -180,15 +180,16 @@ def test_a_steward_reads_approves_runs_and_releases_code(homes):
         (who, what) for who, what, said in homes.tax.acts() if said != "failed: SandboxError" and "refused" not in said
     ]
     ran = ["run submitted code", "code ended"]
-    assert acts[-7:] == [("stella", act) for act in ("decide on code", *ran, "code ended", *ran, "release outputs")]
+    by_stella = [("stella", act) for act in ("decide on code", *ran, "code ended", *ran, "release outputs")]
+    assert acts[-8:] == [*by_stella[:4], ("ada", "code ended"), *by_stella[4:]]
 
 
 def was_cut_off(homes, submission):
-    """A run that the console's end cut off is begun anew once; not one that has its outputs, and not twice."""
+    """A run that the console's end cut off is begun anew once; not one that has its outcome, and not twice."""
     begun, desk = homes.tax.home.path / "sandbox" / "begun.json", Desk(homes.tax.home.path)
 
-    def again(times):
-        begun.write_text(json.dumps({"submission": submission, "person": "stella", "times": times}))
+    def again(times, person="stella"):
+        begun.write_text(json.dumps({"submission": submission, "person": person, "times": times}))
         RUNNING.resume(homes.tax.desk)
 
     again(1)
@@ -197,11 +198,42 @@ def was_cut_off(homes, submission):
     again(2)
     assert (begun.exists(), desk.status(submission)) == (False, "approved")
     assert "the console ended twice while it ran" in homes.tax.browser("stella").get(f"/sandbox/{submission}").text
+    again(1, "ada")
+    assert (begun.exists(), desk.status(submission)) == (False, "approved")
+    assert "ada is no steward any more" in homes.tax.browser("stella").get(f"/sandbox/{submission}").text
     again(1)
     until_s = time.monotonic() + 60
     while begun.exists() or desk.status(submission) != "gated":
         assert time.monotonic() < until_s
         time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_a_run_that_failed_is_begun_anew_by_a_person_alone(homes):
+    sandbox_home.need_sandbox()
+    submission = sent(homes, "fails", "raise SystemExit(3)")
+    stella, path = homes.tax.browser("stella"), f"/sandbox/{submission}"
+    stella.post(f"{path}/decide", answer="approve", status="waiting")
+    begun, desk = homes.tax.home.path / "sandbox" / "begun.json", Desk(homes.tax.home.path)
+
+    def ends():
+        until_s = time.monotonic() + 60
+        while RUNNING.begun_by(desk, submission):
+            assert time.monotonic() < until_s
+            time.sleep(0.05)
+
+    stella.post(f"{path}/run", status="approved")
+    ends()
+    assert desk.status(submission) == "failed"
+    record = desk.home / "sandbox" / "submissions" / submission / "run.json"
+    before = record.read_bytes()
+    begun.write_text(json.dumps({"submission": submission, "person": "stella"}))  # killed before it was away
+    RUNNING.resume(homes.tax.desk)
+    ends()
+    assert (begun.exists(), record.read_bytes() == before) == (False, True), "it was begun by itself"
+    assert stella.post(f"{path}/run", status="failed").status == 303
+    ends()
+    assert record.read_bytes() != before
 
 
 def test_refused_code_stays_refused_and_hostile_names_are_text(homes):

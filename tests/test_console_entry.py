@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import shlex
 import ssl
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import yaml
@@ -18,7 +20,7 @@ from veilscore.cli import console as command
 from veilscore.console import serve
 from veilscore.console.limits import RateLimit
 from veilscore.console.serve import invitation
-from veilscore.errors import ConfigError
+from veilscore.errors import ConfigError, IdentityError, RefusedError, StateError
 from veilscore.keys.identity import create_identity
 from veilscore.terms.federation import load_federation, make_federation, member_of, save_federation
 from veilscore.terms.node_config import NodeConfig
@@ -148,6 +150,26 @@ def test_the_last_passkey_stays(tax):
     assert [one.credential for one in tax.store.passkeys("otto")] == [key.id]
 
 
+def test_two_passkeys_removed_at_once_leave_one(tax):
+    keys = [SoftKey() for _ in range(2)]
+    for _ in range(10):
+        tax.store.forget("ada", "otto")
+        for key in keys:
+            tax.store.keep_passkey(tax.store.invite("ada", 1), key.id, b"key", 0)
+        gate = threading.Barrier(2)
+
+        def remove(key, gate=gate):
+            gate.wait(30)
+            try:
+                return tax.store.forget_passkey("ada", key.id, least=1)
+            except RefusedError:
+                return False
+
+        with ThreadPoolExecutor(2) as threads:
+            assert sorted(threads.map(remove, keys)) == [False, True]
+    tax.store.forget("ada", "otto")
+
+
 def test_a_session_is_new_at_entering_and_ends(tax):
     key, browser = SoftKey(), tax.browser()
     browser.cookies["__Host-session"] = fixed = "chosen-by-somebody-else"
@@ -214,9 +236,71 @@ def test_behind_the_party_s_own_proxy_each_address_is_bounded_alone(folder):
         assert statuses("10.0.0.7", *["192.0.2.1"] * 3) == [403, 403, 429]
         assert statuses("10.0.0.7", "192.0.2.2", "192.0.2.9, 192.0.2.1", "192.0.2.1, 10.0.0.8") == [403, 429, 429]
         assert statuses("192.0.2.50", "192.0.2.60", "192.0.2.61", "192.0.2.62") == [403, 403, 429], "no proxy of ours"
+        mapped = statuses("::ffff:10.0.0.7", "192.0.2.3", "::ffff:192.0.2.3", "192.0.2.3", "::ffff:192.0.2.4")
+        assert mapped == [403, 403, 429, 403], "an address of IPv4 is one however it is written"
+        assert statuses("::ffff:192.0.2.70", "192.0.2.80", "192.0.2.81", "192.0.2.82") == [403, 403, 429]
+        assert statuses("192.0.2.71", "192.0.2.83") == [403], "dual sockets do not make one of all"
+        assert statuses("10.0.0.7", "2001:db8::1", "2001:db8::2", "2001:db8:0:1::1", "2001:db8::3") == [
+            403, 403, 403, 429,
+        ]  # fmt: skip
+        assert statuses("10.0.0.7", *["fe80::1%eth0"] * 3) == [403, 403, 429]
         assert statuses("10.0.0.7", "unknown", "192.0.2.7:1234", "") == [403, 403, 429], "all as the proxy's own"
     finally:
         with_people(folder / "tax", per_minute=100_000, entries_per_minute=1000)
+        opened.close()
+
+
+def test_proxies_may_be_named_as_ipv4_within_ipv6(folder):
+    opened = OpenedConsole(with_people(folder / "tax", entries_per_minute=1, proxies=["::ffff:10.0.0.0/120"]))
+    try:
+        for address in ("10.0.0.7", "::ffff:10.0.0.8"):
+            browser = opened.browser(address=address)
+            answers = [
+                browser.send("/enter/begin", {"token": "x"}, x_forwarded_for=f"192.0.2.{n}{address[-1]}")
+                for n in (1, 2)
+            ]
+            assert [one.status for one in answers] == [403, 403]
+    finally:
+        with_people(folder / "tax", per_minute=100_000, entries_per_minute=1000)
+        opened.close()
+
+
+def test_a_person_who_is_forgotten_while_entering_is_not_in(tax):
+    key = SoftKey()
+    browser = tax.browser()
+    enter(tax, browser, key, "ada")
+    passkey = tax.passkeys.to_enter(), tax.browser()
+    (cookie, options), other = passkey
+    person, credential = tax.passkeys.entered(cookie, key.signed(options))
+    tax.store.forget("ada", "otto")
+    with pytest.raises(IdentityError, match="was removed"):
+        tax.store.begin(person, "passkey", credential=credential)
+    assert (tax.store.sessions("ada"), other.get("/me").status) == ((), 303)
+    assert tax.acts()[-1] == ("otto", "forget", "done")
+
+
+def test_what_was_noted_stays(tax):
+    tax.store.note("ada", "look", "x", "done")
+    number = tax.store.not_logged(1000)[-1][0]
+    tax.store.logged(number)
+    for statement in ("UPDATE acts SET body = '{}'", "DELETE FROM acts", "UPDATE acts SET at_s = 0"):
+        with pytest.raises(StateError):
+            tax.store._all(statement)
+
+
+def test_an_act_that_cannot_be_noted_is_told_and_logged(folder, monkeypatch, capsys):
+    opened = OpenedConsole(with_people(folder / "tax", per_minute=100_000))
+    try:
+        stella = opened.browser("stella")
+
+        def full(*_):
+            raise StateError("console's file cannot be written")
+
+        monkeypatch.setattr(opened.store, "note", full)
+        answer = stella.post("/me/sessions")
+        assert (answer.status, answer.header("x-frame-options")) == (500, "DENY")
+        assert "act not noted" in capsys.readouterr().out
+    finally:
         opened.close()
 
 

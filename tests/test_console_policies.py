@@ -176,7 +176,7 @@ def test_who_may_not_sign_is_refused_before_a_passkey_is_asked(bank):
 def test_a_passkey_that_was_removed_and_made_again_has_to_be_vouched_for_again(bank):
     filed(bank)
     key, store = passkey_of(bank, "anna"), bank.opened.store
-    for forget in (lambda: store.forget_passkey("anna", key.id), lambda: store.forget("anna")):
+    for forget in (lambda: store.forget_passkey("anna", key.id), lambda: store.forget("anna", "test")):
         assert "may sign" in bank.opened.browser("anna").get("/me").text
         forget()
         assert store.vouched(key.id) is None

@@ -52,7 +52,8 @@ def test_units_call_commands_that_exist():
         if line.startswith("ExecStart=")
     ]
     assert {words[0] for words in called} == {INSTALLED}
-    assert {tuple(words[1:3]) for words in called} == {("node", "start"), ("$SITE", "--home"), ("node", "health")}
+    assert {tuple(words[1:3]) for words in called} == {("node", "start"), ("$SITE", "--home"), ("node", "health"),
+                                                     ("retention", "run")}  # fmt: skip
 
 
 def test_the_page_names_units_and_commands_that_exist():

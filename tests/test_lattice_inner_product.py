@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from veilscore.errors import MessageError, ParameterError, ProtocolError
+from veilscore.errors import MessageError, ParameterError, ProtocolError, SecretReuseError
 from veilscore.lattice.bfv import chunk_bytes
 from veilscore.lattice.inner_product import PUBLIC_BYTES, InnerEvaluator, InnerKey, N, T, reply_bytes
 from veilscore.lattice.params import INNER, INNER_REPLY, INNER_T_PRIMES, check_inner
@@ -121,9 +121,19 @@ def test_wrong_use_is_refused(key):
     with pytest.raises(ProtocolError):
         evaluator.reply()
     evaluator.add(key.encrypt(u), 3, residues(u))
+    for again in (InnerEvaluator(key.public(), LABEL, TERMS + np.array([1, 0])), evaluator):
+        with pytest.raises(ParameterError, match="not there"):
+            again.add(key.encrypt(u), 3 if again is not evaluator else 2, residues(u))
     evaluator.reply()
-    with pytest.raises(ProtocolError):
-        evaluator.reply()
+    for use in (evaluator.reply, lambda: evaluator.add(key.encrypt(u), 3, residues(u))):
+        with pytest.raises(SecretReuseError, match="reply was given"):
+            use()
+
+
+@pytest.mark.parametrize("terms", [np.zeros((1, 13, 2), int), np.zeros((1, 0, 2), int), -TERMS, TERMS[0]])
+def test_terms_that_are_none_are_refused(key, terms):
+    with pytest.raises(ParameterError, match="1 to 12 terms"):
+        InnerEvaluator(key.public(), LABEL, terms)
 
 
 def test_more_products_than_the_noise_allows_are_refused():

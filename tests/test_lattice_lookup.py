@@ -9,10 +9,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import poisson
 
 from veilscore.errors import MessageError, ParameterError, ProtocolError, SecretReuseError
 from veilscore.lattice.lookup import LookupCodes, LookupTable
-from veilscore.lattice.params import HISTOGRAM, MAX_CELLS, T
+from veilscore.lattice.params import HISTOGRAM, LOOKUP_INNER, MAX_CELLS, NOISE_ETA, T, check_lookup
+from veilscore.lattice.ring import ring_of
+from veilscore.lattice.rounding import scale_of
+from veilscore.lattice.sampling import KEY_BYTES, PublicStream
+from veilscore.models.residual import MOST_MOMENTS, MOVED_ROWS
+from veilscore.wire.randomness import SEED_BYTES, seeded
 
 LABEL = b"test lookup"
 T24 = 1 << 24
@@ -228,3 +234,52 @@ def test_repr_shows_sizes_alone(small):
     assert repr(owner) == "LookupCodes(n_samples=10, n_cells=5)"
     assert repr(table) == "LookupTable(n_samples=10, n_cells=5)"
     assert repr(query) == f"LookupQuery({4 * ELEMENT + 32} bytes)"
+
+
+def looked_up(codes, n_codes, theta, rho, seed):
+    """Units by which each row's looked-up value is off, all secrets and the mask given: (n,)."""
+    theirs = {}
+
+    class Masked(LookupTable):
+        def _close(self, s, constant):
+            ring = ring_of(LOOKUP_INNER)
+            beta = ring.multiply(self._hints, s)
+            ring.add_to(beta, rho)
+            theirs["beta"] = beta
+            return bytes(KEY_BYTES), (scale_of(LOOKUP_INNER).round(ring.intt(rho.copy())).reshape(-1) + constant) % t
+
+    t = np.uint64(LOOKUP_INNER.t)
+
+    def run():
+        owner = LookupCodes(codes, n_codes, LABEL, params=LOOKUP_INNER)
+        table = Masked(codes.shape[0], n_codes, LABEL, params=LOOKUP_INNER, hints=owner.hint_chunks())
+        query, own = table.query(theta)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(type(owner._shape), "beta", lambda *_: theirs["beta"])
+            return (own + owner.evaluate(query)) % t
+
+    off = seeded(seed, run).astype(np.int64) - theta[codes[:, 0]] % LOOKUP_INNER.t
+    return np.where(off > LOOKUP_INNER.t // 2, off - LOOKUP_INNER.t, off)
+
+
+def test_a_record_moves_few_values_of_other_rows():
+    """Where masks and secrets are the same, a row's code decides which values are off by a unit for few rows alone."""
+    steps = np.arange(4 * NOISE_ETA + 1)
+    by = np.abs(steps - 2 * NOISE_ETA) @ [math.comb(4 * NOISE_ETA, int(k)) / 2.0 ** (4 * NOISE_ETA) for k in steps]
+    assert by == pytest.approx(3.65, abs=0.01)
+    a_column = 4096 * by / LOOKUP_INNER.delta
+    assert math.log2(poisson.sf(MOVED_ROWS, 1.05 * MOST_MOMENTS * a_column)) < -43
+    rng, n_codes, runs, moved, off = np.random.default_rng(3), np.array([5]), 150, 0, 0
+    codes = rng.integers(0, 5, (4096, 1))
+    theta = rng.integers(-500, 500, 5)
+    neighbour = codes.copy()
+    codes[7], neighbour[7] = 0, 1
+    for k in range(runs):
+        seed = k.to_bytes(SEED_BYTES, "little")
+        rho = PublicStream(LABEL, b"rho" + seed).uniform((1, 3, 4096), LOOKUP_INNER.primes)
+        one, other = (looked_up(c, n_codes, theta, rho, seed) for c in (codes, neighbour))
+        assert max(np.abs(one).max(), np.abs(other).max()) <= 1
+        moved, off = moved + np.count_nonzero(one != other), off + np.count_nonzero(one)
+    # fails by chance once in a million
+    assert moved <= poisson.isf(1e-6, runs * a_column)
+    assert 0 < off <= poisson.isf(1e-6, runs * 4096 * 2 ** check_lookup(LOOKUP_INNER, 4096, 1, 5).log2_failure)

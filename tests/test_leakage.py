@@ -28,6 +28,7 @@ from veilscore.node.local import open_job
 from veilscore.protocols import scoring
 from veilscore.protocols.binning import bank_bin, holder_bin
 from veilscore.tasks.table import TASKS, leakage_table, online_table, step_of, steps_of
+from veilscore.wire.framing import kind_of as kind_of_body
 from veilscore.wire.memory import simulate
 from veilscore.wire.protocol import Session
 
@@ -774,6 +775,7 @@ def test_a_batch_tells_five_bits_a_firm_and_every_message_of_it_is_in_its_table(
     rows = {(step, leak.kind, leak.to) for step, leaks in table.items() for leak in leaks if leak.only in ("", "score")}
     rows -= {(step, leak.kind, leak.to) for step, leaks in table.items() for leak in leaks if "Factors" in leak.kind}
     rows -= {("score", kind, to) for kind, to in (("BatchBankKey", "holder"), ("BatchHolderReply", "bank"))}  # of trees
+    rows -= {("score", "ShardMessage", to) for to in ("bank", "holder")}
     seen = set()
     for party, entry, _ in batch.everything():
         matching = {(kind_of(entry, batch.run), entry.kind, role) for role in roles_of(party, batch.run)} & rows
@@ -794,6 +796,29 @@ def test_a_batch_tells_five_bits_a_firm_and_every_message_of_it_is_in_its_table(
         test_no_id_in_any_message,
         test_no_name_of_a_column_in_any_message,
     ):
+        check(batch)
+
+
+def test_in_shards_the_same_messages_go_and_none_of_two_shards_is_the_same(record):
+    homes, batch = record.run.stores["bank"].path.parents[2], Record(None, record.parts)
+    asked = job("score_batch", name="parts", model="card", on_missing="missing_code", shards=2)
+    with recording(batch):
+        batch.run = open_job(asked, nodes(homes / "data", holder_policy={"consent": "off"}), homes, keep=True).run()
+    table = {(leak.kind, leak.to) for leak in leaks_of(asked.parameters)["score"] if leak.only in ("", "score")}
+    envelopes = [(p, e, m) for p, e, m in batch.everything() if e.kind == "ShardMessage" and not m.finished]
+    kinds, first = {0: [], 1: []}, {}
+    for party, entry, message in envelopes:
+        kind = kind_of_body(message.body)
+        assert {(kind, role) for role in roles_of(party, batch.run)} & table, f"{kind} to {party} is not in the table"
+        kinds[message.shard].append((entry.sender, party, kind))
+        other = first.setdefault(bytes(message.body), message.shard)
+        assert other == message.shard, f"{kind} is the same in two shards"
+    assert sorted(kinds[0]) == sorted(kinds[1])
+    lines = (batch.run.stores["bank"].path / "scores.csv").read_text().splitlines()
+    assert len(lines) == 1 + len(record.parts["bank"]["firm"])
+    for name, views in batch.views.items():
+        assert_uniform(np.concatenate([share for share, _ in views]), views[0][1], name)
+    for check in (test_no_id_in_any_message, test_no_name_of_a_column_in_any_message):
         check(batch)
 
 

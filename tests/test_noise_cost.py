@@ -13,6 +13,7 @@ from sklearn.metrics import roc_auc_score
 from veilscore.data.fixed_bins import FixedBins
 from veilscore.data.table import Table
 from veilscore.errors import RefusedError
+from veilscore.models import residual
 from veilscore.models.noise_cost import (
     MOST_LOSS,
     KnownSizes,
@@ -139,13 +140,16 @@ def test_a_drowned_job_is_told_the_ways_out(cost, said):
     NoiseCost(0.01, 0.04, 0.05).refuse_if_drowned("bank")
 
 
-def test_the_bank_refuses_at_submission_what_drowns_however_few_columns_there_are(tmp_path):
+def test_the_bank_refuses_at_submission_what_drowns_however_few_columns_there_are(tmp_path, monkeypatch):
     small = nodes(write(tmp_path / "data", firms(90, seed=1)))
     with pytest.raises(RefusedError, match="drowns its data"):
         stop_if_drowned(small["bank"], job(**PRIVATE))
     stop_if_drowned(small["bank"], job(**PRIVATE | {"despite_noise": True}))
     stop_if_drowned(small["bank"], job())
     stop_if_drowned(small["tax"], job(**PRIVATE))
+    monkeypatch.setattr(residual, "MOST_ROWS", 50)
+    with pytest.raises(RefusedError, match="takes 50 at most"):
+        stop_if_drowned(small["bank"], job(**PRIVATE | {"despite_noise": True}))
 
 
 def test_the_first_step_that_opens_refuses_with_the_true_columns_and_no_sum_has_left(tmp_path):

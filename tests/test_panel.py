@@ -15,9 +15,10 @@ from veilscore.cli import app
 from veilscore.data.ingest import read_table
 from veilscore.data.panel import drawn, most_rows, newest, numbered
 from veilscore.data.table import make_table
-from veilscore.errors import ConfigError, IdError, MessageError
+from veilscore.errors import ConfigError, IdError, MessageError, RefusedError
 from veilscore.node.local import open_job
 from veilscore.protocols.align import AlignLimits, bank_align, holder_align
+from veilscore.tasks import panel
 from veilscore.tasks.align import _limits
 from veilscore.tasks.context import split
 from veilscore.tasks.panel import held_out, rows_taken
@@ -166,6 +167,14 @@ def test_private_models_of_firms_at_dates(model):
     """One date of each firm, or all of them with its weight shared: the noise is that of one row."""
     assert auc_of(model, 1500, 3) > 0.65
     assert model.report_.data.job.n_train > 0
+
+
+def test_a_holder_counts_no_more_held_out_rows_of_a_firm_than_the_noise_is_for(monkeypatch):
+    """Weights are shared in training; each held-out row counts in full, hence one of a firm, which may be forgotten."""
+    monkeypatch.setattr(panel, "Training", SimpleNamespace)
+    model = JointScorecard(rows_per_firm=3, firm_weight="shared", **OPTIONS)
+    with pytest.raises(RefusedError, match="3 held-out rows of a firm counted, the noise is for 1"):
+        model.fit(*parties(world(1500, 3)), id=KEY)
 
 
 def test_a_job_has_variables_made_at_its_firms_own_dates(tmp_path):

@@ -51,6 +51,15 @@ def job_file(folder, more=""):
     return path
 
 
+def test_a_plan_refuses_more_rows_than_the_sums_carry(trial, tmp_path):
+    rows = ("--rows", "bank=8000000", "--bads", "160000")
+    _text, error = said("job", "plan", job_file(tmp_path), "--federation", trial, *rows)
+    assert isinstance(error, RefusedError)
+    assert "6,000,000 rows train, and a private scorecard takes 4,194,304 at most: take a sample" in str(error)
+    rows = ("--rows", "bank=5000000", "--bads", "100000")
+    assert said("job", "plan", job_file(tmp_path), "--federation", trial, *rows)[1] is None
+
+
 def test_a_plan_counts_what_a_private_job_tells_and_stops_what_its_noise_would_drown(trial, tmp_path):
     text, error = said("job", "plan", job_file(tmp_path), "--federation", trial)
     assert "bin (once a version) │ bins │ all │ 0.150" in text

@@ -70,6 +70,7 @@ RULES = {
     ),
     "holdout_scores": ("refuse", "hold-out", {"exact job", "step of a exact job"}),
     "retired_models": (["card"], "is retired here", {p for p in FOR_JOBS if "batch" in p}),  # online, with the data
+    "max_shards": (1, "at most 1 shards", set()),  # below: a batch has one shard unless it says so
     "disclose_unknown": (False, "which firms it knows", set()),  # below: it depends on what the bank asks for
 }
 # what a step asks of the policy once it has the data or the decision, and what says who decides

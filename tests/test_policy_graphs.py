@@ -418,7 +418,13 @@ def test_the_command_tests_compares_and_activates(bank, past):
     assert "no case is missed" in said
     assert "2 of 6 firms have no outcome" in said
     home = ("--home", bank / "bank")
-    assert "waits for a second steward: anna" in veilscore("policy", "activate", file, *home, "--as", bank / "anna")
+    sign = "policy", "activate", file, *home, "--as", bank / "anna"
+    with pytest.raises(ConfigError, match="say who wrote it with --author"):
+        raise CliRunner().invoke(app, [str(word) for word in sign]).exception
+    assert Policies(bank / "bank").versions() == [], "nothing was filed"
+    assert "waits for a second steward: anna" in veilscore(*sign, "--author", "mo")
+    with pytest.raises(RefusedError, match="anna has signed"):  # what is filed has its author
+        raise CliRunner().invoke(app, [str(word) for word in sign]).exception
     said = veilscore(
         "policy", "activate", "admission", *home, "--as", bank / "bert", "--reason", "looked at the swap set"
     )

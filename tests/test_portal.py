@@ -377,3 +377,10 @@ def test_the_page_says_what_there_is(tmp_path, monkeypatch):
     said = CliRunner().invoke(app, ["bank", "portal", "link", OURS, "--code", str(code), "--home", str(home)])
     assert said.stdout.startswith("https://portal.bank.example:7446/enter#")
     assert (code.stat().st_mode & 0o777, b"<svg" in code.read_bytes()) == (0o600, True)
+
+
+def test_a_passkey_is_made_by_the_page_s_own_form_alone(opened):
+    browser = opened.browser(OURS)
+    assert f'data-csrf="{browser.csrf}"' in browser.get("/me").text
+    assert browser.send("/enter/begin", {}, **{"x-csrf-token": "other"}).status == 403
+    assert browser.send("/enter/begin", {}).status == 200

@@ -8,10 +8,12 @@ from local_jobs import firms, job, nodes, run_job, write
 
 from veilscore.data.fixed_bins import MU
 from veilscore.errors import RefusedError
+from veilscore.models import residual
 from veilscore.models.filed import load_model
 from veilscore.node.local import open_job
 from veilscore.release.account import FILE, accounts
 from veilscore.tasks import fixed_bins
+from veilscore.tasks import residual as tasks
 from veilscore.tasks.context import account_of
 from veilscore.tasks.table import charges_of, leakage_table
 from veilscore.terms.privacy import PrivacyRules, total
@@ -102,6 +104,35 @@ def test_a_repeated_attempt_trains_on_the_same_rows(tmp_path):
     with pytest.raises(RefusedError, match="other rows train than in an earlier attempt"):
         run.step("bin", attempt=2)
     assert account(run, "tax").spent() == spent
+
+
+@pytest.mark.parametrize("refuses", ["bank", "holders"])
+def test_rows_that_sums_cannot_carry_are_refused_before_anything_of_them_is_charged(tmp_path, monkeypatch, refuses):
+    """Step train found it out once the cells were charged: the rest of the account would have gone for nothing."""
+    monkeypatch.setattr(residual, "MOST_ROWS", 1000)
+    run = open_job(job(**PRIVATE), nodes(write(tmp_path / "data", firms(1500, seed=4))), tmp_path / "homes", keep=False)
+    run.step("align")
+    if refuses == "holders":  # a bank of another version, that knows no bound
+        sums = tasks.bank_sums
+
+        def unbounded(*args, **kwargs):
+            role = sums(*args, **kwargs)
+            with monkeypatch.context() as patch:
+                patch.setattr(residual, "MOST_ROWS", 10**9)
+                command = next(role)
+            answer = yield command
+            while True:
+                try:
+                    command = role.send(answer)
+                except StopIteration as stop:
+                    return stop.value
+                answer = yield command
+
+        monkeypatch.setattr(tasks, "bank_sums", unbounded)
+    with pytest.raises(RefusedError, match=r"1,1\d\d rows train, and a private scorecard takes 1,000 at most"):
+        run.step("bin")
+    for holder in run.job.holders:
+        assert all(line.charge.opening.startswith("bins") for line in account(run, holder).lines())
 
 
 def test_the_job_states_what_it_spends_and_tells():

@@ -5,13 +5,14 @@ import json
 
 import numpy as np
 import pytest
-from local_jobs import firms, job, nodes, write
+from local_jobs import firms, job, nodes, take, write
 
 from veilscore.cli import app
 from veilscore.data.codes import CodeMap
 from veilscore.errors import RefusedError
 from veilscore.node.local import open_job
 from veilscore.release.account import FILE, accounts
+from veilscore.tasks import align, best_columns, screened
 from veilscore.tasks.table import leakage_table
 from veilscore.terms.parameters import ScreenFeatures
 from veilscore.terms.privacy import PrivacyRules
@@ -97,3 +98,20 @@ def test_the_plan_says_what_a_column_must_tell(run, tmp_path, capsys):
     assert "Of tax the best 6 of 63 columns are kept: a column that alone has an AUC of 0.5" in said
     assert "Of registry all 2 columns are kept" in said
     assert "bin (once" not in said
+
+
+@pytest.mark.parametrize("parameters", [PRIVATE, {"disclosure": "exact"}])
+def test_chunks_of_columns_do_not_tell_of_one_firm_more(tmp_path, monkeypatch, parameters):
+    """Their number followed from the true number of rows, where the padded one is all that a bank may learn."""
+    monkeypatch.setattr(best_columns, "CHUNK_VALUES", 1000)
+    monkeypatch.setattr(screened, "CHUNK_VALUES", 1000)
+    monkeypatch.setattr(align, "size_offset", lambda *_: 0)
+    parts, sent = firms(700, seed=5), []
+    for n in (500, 501):
+        world = tmp_path / str(n)
+        write(world / "data", parts | {"tax": take(parts["tax"], range(n))})
+        asked = job("screen_features", name="wide", **parameters)
+        run = open_job(asked, nodes(world / "data"), world / "homes", keep=True).run()
+        sent.append([e.kind for e in run.transcripts["tax"].entries if (e.sender, e.recipient) == ("tax", "bank")])
+    assert "ScreenHolderChunk" in sent[0]
+    assert sent[0] == sent[1]

@@ -19,6 +19,7 @@ from veilscore.errors import ConfigError, IdentityError, PeerError, VeilscoreErr
 from veilscore.keys.identity import create_identity, load_identity, load_recovery_key, parse_certificate
 from veilscore.keys.rotation import (
     KeyStatement,
+    move,
     parse_statement,
     revoke_by_recovery,
     revoke_by_vote,
@@ -190,6 +191,44 @@ def test_majority_of_the_other_nodes_revokes(ids, base):
     assert "bank, coordinator" in refusal
     backdated = to_tax2(ids, date_ms=NOW_MS - 1000)
     assert federation.with_statements([backdated]).statements == federation.statements
+
+
+def test_votes_count_in_every_order_and_none_puts_the_revocation_off(ids, base):
+    """A vote dated far ahead, taken in first, is one vote of three: the two others revoke when they say."""
+    votes = [vote(ids, "registry", NOW_MS + 300 * 86_400_000), vote(ids, "bank"), vote(ids, "coordinator", NOW_MS + 1)]
+    found = []
+    for order in ((0, 1, 2), (2, 1, 0), (1, 2, 0), (0, 2, 1)):
+        federation = base
+        for place in order:
+            federation = federation.with_statements([votes[place]])
+        assert federation.history.accepted("tax", NOW_S + 1) == ()
+        found.append((federation.history.digest, federation.history.keys))
+    assert len({digest for digest, _ in found}) == 1
+    assert len({keys["tax"][0].revoked_s for _, keys in found}) == 1
+
+
+def test_what_a_thief_signs_leaves_the_owner_recovery_and_statements(made, base, tmp_path):
+    ids, recovery, _ = made
+    spam = [move(ids["tax"], f"thief.example.org:{n + 1}", NAME, NOW_MS + n) for n in range(120)]
+    flooded = base.with_statements(spam)
+    assert len(flooded.statements) == 100
+    assert flooded.with_statements([to_tax2(ids, date_ms=NOW_MS + 500)]).statements == flooded.statements
+    lost = revoke_by_recovery(recovery, "tax", ids["tax"].fingerprint, NAME, NOW_MS + 1000, ids["tax2"])
+    recovered = flooded.with_statements([lost])
+    assert recovered.member("tax").fingerprint == ids["tax2"].fingerprint
+    back = recovered.with_statements([move(ids["tax2"], "tax.example.org:1", NAME, NOW_MS + 2000)])
+    assert back.member("tax").address == "tax.example.org:1"
+    # who has the recovery key too comes second, also where votes had revoked the key before
+    for before in (base, base.with_statements([vote(ids, "bank"), vote(ids, "registry")])):
+        first = before.with_statements([lost])
+        again = revoke_by_recovery(recovery, "tax", ids["tax"].fingerprint, NAME, NOW_MS + 3000, ids["tax3"])
+        assert first.with_statements([again]).member("tax").fingerprint == ids["tax2"].fingerprint
+    # and votes against the lost key do not reach the one that the recovery key named
+    late = recovered.with_statements([vote(ids, who, NOW_MS + 4000) for who in ("bank", "coordinator", "registry")])
+    assert late.history.accepted("tax", NOW_S + 9) == (ids["tax2"].certificate,)
+    # a member cannot unsay all that it ever signed
+    unsaid = revoke_by_recovery(recovery, "tax", ids["tax"].fingerprint, NAME, 0, ids["tax2"])
+    assert not base.with_statements([unsaid]).statements
 
 
 def test_own_key_cannot_vote_and_recovery_key_of_another_does_not_hold(made, base):

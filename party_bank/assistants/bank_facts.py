@@ -88,7 +88,7 @@ def bank_facts(
     entry: BookEntry, settings: BankSettings, bank: str, firm: str, own: OwnRows | None = None
 ) -> tuple[Fact, ...]:
     """Return all that the bank knows of a firm of its book; BookError if the book lacks it."""
-    about = entry.lock_firm(firm)
+    about = entry.firm(firm)
     make = _Maker(firm, bank, settings.currency)
     return (
         *_firm(make, about),

@@ -117,13 +117,17 @@ def compare(
     out.print(f"{found.blindness} Of those swapped in, {unknown:,} of {found.swapped_in.firms:,} are such firms.")
 
 
-@app.command("activate", epilog="Example: veilscore policy activate admission.json --home /srv/bank --as /home/anna")
+@app.command(
+    "activate", epilog="Example: veilscore policy activate admission.json --author mo --home /srv/bank --as /home/anna"
+)
 def activate(
     policy: PolicyName,
     *,
     person: Annotated[Path, typer.Option("--as", help="Your own home as a steward: its identity signs.")],
     reason: Annotated[str, typer.Option("--reason", help="Kept with your signature.")] = "",
-    author: Annotated[str, typer.Option("--author", help="Of a new one: who wrote it, and may not sign for it.")] = "",
+    author: Annotated[
+        str, typer.Option("--author", help="Who wrote it, and may not sign for it; a new one needs it.")
+    ] = "",
     home: HomeOption = None,
     federation: FederationOption = None,
 ) -> None:
@@ -135,6 +139,11 @@ def activate(
     if node.role != "bank":
         raise ConfigError(f"{node.name} is a {node.role}: lending policies are a bank's")
     policies = Policies(bank)
+    if not author and all(one.sha256 != graph.sha256 for one in policies.versions(graph.name)):
+        raise ConfigError(
+            f"policy {graph.name!r} is not filed as it is here: say who wrote it with --author NAME, who signs for it "
+            "not at all; without a name its author could be one of the two who sign"
+        )
     version = policies.file(graph, author)
     found = policies.sign(graph.name, version, identity_of(person), node, load_federation(node.federation), reason)
     console().print(line(f"{found.policy} version {found.version}", f"({found.sha256[:16]})", found.status))

@@ -22,8 +22,8 @@ def bank_site(home: ConsoleHome) -> Site | None:
     folder = Path(__file__).parent
     return Site(
         pages=(
-            *lending.pages(book),
-            *credit_reports.pages(credit_reports.CreditReportPages(book)),
+            *book.in_one_state(lending.pages(book)),
+            *book.in_one_state(credit_reports.pages(credit_reports.CreditReportPages(book))),
             *owner_links.pages(owner_links.OwnerLinkPages(book)),
             *policies.pages(policy_pages),
             *assistant.pages(assistant.AssistantPages(home)),

@@ -84,7 +84,7 @@ class LendingPages:
             .join(FIRMS, FIRMS.c.firm == CONTRACTS.c.firm)
             .where(CONTRACTS.c.status.in_(("draft", "signed")))
             .group_by(FIRMS.c.industry)
-            .order_by(sa.desc("amount"))
+            .order_by(sa.desc("amount"), FIRMS.c.industry)
             .limit(12)
         )
         waiting = book.rows(sa.select(sa.func.count().label("n")).where(APPLICATIONS.c.status == "referred"))

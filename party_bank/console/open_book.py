@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,7 +18,7 @@ from party_bank.book_tables import FIRMS
 from party_bank.settings import FILE, BankSettings, load_settings
 from veilscore.console.desk import Visit
 from veilscore.console.home import ConsoleHome, WhileUnchanged
-from veilscore.console.page import PAGE_ROWS, Listing
+from veilscore.console.page import ANYBODY, PAGE_ROWS, Answer, Listing, Page
 from veilscore.data.ids import normalise_ids
 
 COUNTED_S, CHOICES_S = 10.0, 300.0
@@ -53,6 +57,18 @@ class OpenBook:
             if self._book is not None:
                 self._book.close()
                 self._book = None
+
+    def in_one_state(self, pages: Sequence[Page]) -> tuple[Page, ...]:
+        """Return pages of which each that is looked at shows one state of the book, whoever changes it meanwhile."""
+        return tuple(replace(page, handle=self._of_one_state(page.handle)) if _reads(page) else page for page in pages)
+
+    def _of_one_state(self, handle: Callable[[Any], Answer]) -> Callable[[Any], Answer]:
+        @functools.wraps(handle)
+        def run(visit: Visit) -> Answer:
+            with self.book.one_state():
+                return handle(visit)
+
+        return run
 
     def recent(self, query: sa.Select[Any], seconds: float) -> list[Row]:
         """Return a query's rows as they were at most so long ago: counting 100,000 firms takes longer than a page."""
@@ -94,6 +110,10 @@ class OpenBook:
         return Listing(rows, total, number, asked)
 
 
+def _reads(page: Page) -> bool:
+    return page.method == "GET" and page.may is not ANYBODY and not inspect.iscoroutinefunction(page.handle)
+
+
 def like(column: sa.Column[str], words: str) -> sa.ColumnElement[bool]:
-    """Return whether a column has these words in it, whatever they are."""
-    return column.contains(words, autoescape=True)
+    """Return whether a column has these words in it, whatever they are; by itself only SQLite minds no capitals."""
+    return column.icontains(words, autoescape=True)

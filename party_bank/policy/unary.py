@@ -23,6 +23,7 @@ Outcome = bool | None  # None: an error
 _ORDERS: dict[str, Callable[[Decimal, Decimal], bool]] = {
     "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
 }  # fmt: skip
+_MOST_DIGITS = 900_000  # before or behind the point
 _MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
 _TOKEN = re.compile(
     r"\s*(?:(?P<number>\d+(?:\.\d+)?(?:e[+-]?\d+)?(?![\w]))|(?P<text>'[^'\\]*'|\"[^\"\\]*\")"
@@ -281,6 +282,8 @@ class _Reader:
                 number = Decimal(text)
             except InvalidOperation:  # an exponent that no Decimal has
                 raise self.beyond() from None
+            if number and abs(number.adjusted()) > _MOST_DIGITS:  # nothing could be computed with it
+                raise self.beyond()
             self.place += 1
             return -number if sign == "-" else number
         if sign:

@@ -20,12 +20,14 @@ import sqlalchemy as sa
 from party_bank.book import Book, BookEntry, Row
 from party_bank.book_check import covers
 from party_bank.book_tables import CONSENTS, HISTORY
-from party_bank.firms import note_consent
+from party_bank.firms import ALL, WITHDREW, note_consent
+from party_bank.portal.stray_consents import AGREED, ended_strays, one_of, withdrawals_after
 from party_bank.settings import BankSettings, ReportConsent
 from veilscore.errors import BookError, ConfigError
+from veilscore.evidence.erasures import FORGOTTEN
 from veilscore.files.store import write_text
 from veilscore.models.decided import load_decision
-from veilscore.release.consent import Consent, Signed, claim_of, commit_one, read_consent
+from veilscore.release.consent import Consent, Signed, claim_of, read_consent
 from veilscore.release.issuer import Issuer, import_consent
 from veilscore.release.scope import REPORT, SECTION, Scope
 from veilscore.reports.section_desk import ALL as EVERY_FIELD
@@ -36,9 +38,7 @@ from veilscore.terms.settings import read_text
 OWNER = "owner in the portal"  # actor of the book's history
 GIVEN_HERE: tuple[Purpose, ...] = ("application", "renewal", "report")  # on one firm, by its token
 LISTED: tuple[Purpose, ...] = ("proactive",)  # on many firms by one list, which `sign_list` signs
-AGREED, WITHDREW = "agreed", "withdrew"
 WITHDRAWALS = "portal/withdrawals.json"  # the issuer's newest list, as holders are given it
-_ALL = "all"
 _DAY_S = 86_400.0
 _LEAST_DAYS = 14  # that a list is valid: an older yes is asked for anew
 
@@ -122,6 +122,7 @@ class OwnerConsents:
         self._one = threading.Lock()  # of all that signs: the issuer's lists are read, extended and written
         self._behind = True  # whether the book may have withdrawals that the issuer's list lacks
         self._seen: Row | None = None  # how many withdrawals the book had when the list was last brought up to it
+        self._looked = 0  # the last entry of the book's history by then
 
     def give(self, book: Book, terms: ConsentTerms, firm: str) -> str:
         """Sign an owner's yes and return the consent's id; where one is valid and unused, that one's.
@@ -210,12 +211,9 @@ class OwnerConsents:
         with self._one:
             with book.writing(OWNER) as entry:
                 entry.lock_firm(firm)
-                for one in GIVEN_HERE if self.issuer is not None else ():
-                    if purpose in {"", one} and (act := _unanswered(entry, firm, one)) is not None:
-                        self._take_back(entry, firm, act)
                 query = sa.select(CONSENTS).where(CONSENTS.c.firm == firm, CONSENTS.c.revoked_s.is_(None))
                 rows = entry.rows(query.where(CONSENTS.c.purpose == purpose) if purpose else query)
-                entry.note(WITHDREW, firm, {"purpose": purpose or _ALL, "documents": [row["document"] for row in rows]})
+                entry.note(WITHDREW, firm, {"purpose": purpose or ALL, "documents": [row["document"] for row in rows]})
                 for row in rows:
                     entry.change(CONSENTS, row["id"], CONSENTS.c.revoked_s.is_(None), revoked_s=entry.at_s)
             self._revoke(book, firm)
@@ -230,10 +228,12 @@ class OwnerConsents:
             return
         ended: Any = sa.select(sa.func.count().label("n"), sa.func.max(CONSENTS.c.revoked_s).label("last"))
         now = book.rows(ended.where(CONSENTS.c.revoked_s.is_not(None)))[0]
-        if self._behind or now != self._seen:
+        last_id, acts = withdrawals_after(book, self._looked)
+        if self._behind or now != self._seen or acts:
             with self._one:
                 self._revoke(book, None, again=self._behind)
             self._seen = now
+        self._looked = last_id
 
     def standing(self, entry: BookEntry, firm: str, purpose: str) -> Row | None:
         """Return the consent that is valid now and has not served its one request; None without one."""
@@ -335,13 +335,16 @@ class OwnerConsents:
         if firm is not None:
             query, acts = query.where(CONSENTS.c.firm == firm), acts.where(HISTORY.c.firm == firm)
         known = self.issuer.revoked()
-        ids = {one for row in book.rows(query) if (one := self._named(row))} - known
+        ids = {one for row in book.rows(query) if (one := self._named(row))}
+        ids = (ids | ended_strays(book, self.issuer, self._bank, firm)) - known
         ended: dict[str, bool] = {}
         for act in book.rows(acts):
             ended[act["firm"]] = act["event"] == WITHDREW and (
-                act["content"]["purpose"] == _ALL or ended.get(act["firm"], False)
+                act["content"]["purpose"] == ALL or ended.get(act["firm"], False)
             )
-        firms = {one for one, is_ended in ended.items() if is_ended} - self.issuer.revoked_firms()
+        firms = {
+            one for one, is_ended in ended.items() if is_ended and not one.startswith(FORGOTTEN)
+        } - self.issuer.revoked_firms()
         if ids or firms or (again and (known or self.issuer.revoked_firms())):
             self._keep(self.issuer.revoke(*sorted(ids), firms=sorted(firms)))
         self._behind = behind and firm is not None  # another firm's may still wait
@@ -351,14 +354,14 @@ class OwnerConsents:
         path = self._signs().folder / "issued" / f"{row['document']}.json"
         if not path.is_file():
             return ""
-        return _one_of(Signed.from_text(read_text(path, "consent"), str(path)), row["firm"])
+        return one_of(Signed.from_text(read_text(path, "consent"), str(path)), row["firm"])
 
     def _all_of(self, firm: str) -> list[str]:
         """Return how a revocation names all that the issuer ever gave for a firm: the book has decisions alone."""
         found, now_s = list[str](), time.time()
         for path in (self._signs().folder / "issued").glob("*.json"):
             signed = Signed.from_text(read_text(path, "consent"), str(path))
-            if claim_of(signed).scope.expires_s > now_s and (one := _one_of(signed, firm)):
+            if claim_of(signed).scope.expires_s > now_s and (one := one_of(signed, firm)):
                 found.append(one)
         return sorted(found)
 
@@ -375,15 +378,6 @@ def _until_s(entry: BookEntry, firm: str, terms: ConsentTerms) -> float | None:
     return until_s if until_s > entry.at_s + _LEAST_DAYS * _DAY_S else None
 
 
-def _one_of(signed: Signed, firm: str) -> str:
-    """Return how a revocation names a firm's part of a token or list; "" where it has none."""
-    claim = claim_of(signed)
-    row, rows = commit_one(claim.salt, firm), signed.commitments
-    if row not in {rows[n : n + len(row)] for n in range(0, len(rows), len(row))}:
-        return ""
-    return claim.id if rows == row else f"{claim.id}:{row.hex()}"
-
-
 def _unanswered(entry: BookEntry, firm: str, purpose: str) -> Row | None:
     """Return the owner's last yes if neither a consent nor a withdrawal came after it: its process was killed."""
     query = sa.select(HISTORY).where(
@@ -391,6 +385,6 @@ def _unanswered(entry: BookEntry, firm: str, purpose: str) -> Row | None:
         sa.or_(HISTORY.c.event.in_((AGREED, WITHDREW)), HISTORY.c.subject == CONSENTS.name),
     )
     for row in entry.rows(query.order_by(HISTORY.c.id.desc())):
-        if row["content"].get("purpose") in {purpose, _ALL}:
+        if row["content"].get("purpose") in {purpose, ALL}:
             return row if row["event"] == AGREED else None
     return None

@@ -40,6 +40,7 @@ WORDS = (  # words of the product that pages show by themselves
     noted("the form is of another session: go back, load the page again, and repeat"),
     noted("this took too long, or was done already: begin again"),
     noted("this passkey opens nothing here: take the one that you made for this console"),
+    noted("this passkey was removed: ask for a new link"),
     noted("enter first: nobody is in this session, or it is over"),
 )  # fmt: skip
 

@@ -17,12 +17,13 @@ from party_bank.book import Book
 from party_bank.book_tables import LINES, OFFERS
 from party_bank.offers import look, sha256_of
 from party_bank.portal.owner import OWNERS, PASSKEY, Owner, OwnerError, Portal, for_owners
-from party_bank.portal.store import COMMAND, FORGOTTEN, LINK, LINK_MADE
+from party_bank.portal.store import COMMAND, FORGOTTEN, LINK_MADE
 from veilscore.console.desk import Visit
 from veilscore.console.entry import begin, choose_language, finished_entry, logout, safe_path, with_challenge
 from veilscore.console.guard import ENTRY_COOKIE
 from veilscore.console.language import noted
 from veilscore.console.page import ANYBODY, Page
+from veilscore.console.store import ConsoleSession
 from veilscore.errors import BookError, IdentityError
 
 _WAYS = {
@@ -58,35 +59,30 @@ class EntryPages:
     def enter(self, visit: Visit) -> Response:
         """Use the secret up and begin a session, bound to the offer where it was an offer's."""
         secret, number = visit.form.get("secret", "").strip()[:100], visit.form.get("number", "")[:20]
-        if number:
-            person, by = self._of_offer(visit, number, secret.lower()), number
-        else:
-            found = self._portal.store.use_link(secret)
-            if found is None:
-                raise OwnerError(visit.told(_SPENT))
-            person, by = found, LINK
-        return self._entered(visit, person, by, visit.go_to("/"))
+        begun = self._of_offer(visit, number, secret.lower()) if number else self._portal.store.enter_by_link(secret)
+        if begun is None:
+            raise OwnerError(visit.told(_SPENT))
+        return self._entered(visit, begun, visit.go_to("/"))
 
-    def _of_offer(self, visit: Visit, number: str, secret: str) -> str:
+    def _of_offer(self, visit: Visit, number: str, secret: str) -> tuple[str, ConsoleSession] | None:
         try:
             offer = look(self._portal.open.book, number, secret)
         except BookError as error:
             raise OwnerError(visit.told(_SPENT)) from error
-        if not self._portal.store.use_code(sha256_of(secret)):
-            raise OwnerError(visit.told(_SPENT))
-        return self._portal.store.person_of(offer["firm"])
+        return self._portal.store.enter_by_code(offer["firm"], number, sha256_of(secret))
 
-    def _entered(self, visit: Visit, person: str, by: str, response: Response) -> Response:
-        visit.subject = person
-        return finished_entry(visit, person, by, response)
+    def _entered(self, visit: Visit, begun: tuple[str, ConsoleSession], response: Response) -> Response:
+        visit.subject = visit.person_override = begun[1].person
+        return finished_entry(visit, begun[0], response)
 
     # --- passkeys ----------------------------------------------------------------------------------------------------
 
     def finish(self, visit: Visit) -> Response:
         """Let in whoever signed it."""
         with told_to(visit):
-            person = visit.desk.passkeys.entered(visit.request.cookies.get(ENTRY_COOKIE, ""), visit.data)
-        return self._entered(visit, person, PASSKEY, JSONResponse({}))
+            person, passkey = visit.desk.passkeys.entered(visit.request.cookies.get(ENTRY_COOKIE, ""), visit.data)
+            begun = self._portal.store.begin(person, PASSKEY, credential=passkey)
+        return self._entered(visit, begun, JSONResponse({}))
 
     def register_begin(self, visit: Visit) -> Response:
         """Give the browser what a passkey is made of, for the firm of the session."""
@@ -104,7 +100,7 @@ class EntryPages:
         secret = self._portal.making.pop(visit.session.key if visit.session else b"", "")
         content = visit.data.get("credential") if isinstance(visit.data, dict) else None
         with told_to(visit):
-            person = visit.desk.passkeys.registered(visit.request.cookies.get(ENTRY_COOKIE, ""), secret, content)
+            person, _ = visit.desk.passkeys.registered(visit.request.cookies.get(ENTRY_COOKIE, ""), secret, content)
         if person != visit.person:
             raise IdentityError("this passkey was made in another session: begin again")
         visit.subject = person

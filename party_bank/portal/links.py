@@ -10,7 +10,7 @@ from party_bank.console.open_book import OpenBook
 from party_bank.portal.consents import LISTED, OwnerConsents, terms_of
 from party_bank.portal.entry import codes_of
 from party_bank.portal.owner import PortalHome, site_of
-from party_bank.portal.store import COMMAND, FORGOTTEN, LINK_MADE, OwnerStore
+from party_bank.portal.store import COMMAND, FORGOTTEN, OwnerStore
 from veilscore.errors import ConfigError
 
 
@@ -27,26 +27,25 @@ def link_for(home: Path, firm: str, hours: float, actor: str = COMMAND) -> tuple
                 "the portal takes a free port at each start (port: 0): set portal_site.port or its origin"
             )
         row = open_.firm(firm)
-        secret = store.link(row["firm"], hours, codes_of(open_.book, row["firm"]))
-        person = store.person_of(row["firm"])
-        store.note(actor, LINK_MADE, person, "done")
-        return f"{site.origin_at(site.port)}/enter#{secret}", len(store.passkeys(person))
+        secret = store.link(row["firm"], hours, codes_of(open_.book, row["firm"]), actor)
+        count = len(store.passkeys(store.person_of(row["firm"])))
+        return f"{site.origin_at(site.port)}/enter#{secret}", count
 
 
 def forget(home: Path, firm: str) -> int:
     """Remove all passkeys, links and sessions of a firm's owner; return how many passkeys there were."""
     with _opened(home) as (_, open_, store):
-        person = store.person_of(open_.firm(firm)["firm"])
-        count = store.forget(person)
-        store.note(COMMAND, FORGOTTEN, person, "done")
-        return count
+        return store.forget(store.person_of(open_.firm(firm)["firm"]), COMMAND, FORGOTTEN)
 
 
 def list_of_agreed(home: Path) -> tuple[str, int]:
     """Sign the list of owners who agreed to offers and wait (`OwnerConsents.sign_list`); return its id and its size."""
-    with _opened(home) as (own, open_, _):
+    with _opened(home) as (own, open_, store):
         consents = OwnerConsents(home, own.name, site_of(own).issuer)
-        return consents.sign_list(open_.book, terms_of(home, own.name, open_.settings, LISTED[0]))
+        number, count = consents.sign_list(open_.book, terms_of(home, own.name, open_.settings, LISTED[0]))
+        if count:
+            store.note(COMMAND, "portal: sign a list", f"list {number} of {count} firms", "done")
+        return number, count
 
 
 @contextmanager

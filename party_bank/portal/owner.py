@@ -26,7 +26,7 @@ from party_bank.settings import PortalSite, load_settings
 from veilscore.console.desk import Visit
 from veilscore.console.home import ConsoleHome
 from veilscore.console.language import noted
-from veilscore.errors import BookError, ConfigError, DataError, PeerError, VeilscoreError
+from veilscore.errors import BookError, ConfigError, DataError, PeerError, StateError, VeilscoreError
 
 OWNER_ROLE = "owner"
 OWNERS = frozenset({OWNER_ROLE})
@@ -139,7 +139,7 @@ def for_owners(handle: Callable[[Any, Visit], Response]) -> Callable[[Any, Visit
     def run(pages: Any, visit: Visit) -> Response:
         try:
             return handle(pages, visit)
-        except (BookError, ConfigError, DataError, PeerError) as error:
+        except (BookError, ConfigError, DataError, PeerError, StateError) as error:
             structlog.get_logger("party_bank.portal").info(
                 "not done", request=visit.request_id, error=type(error).__name__
             )

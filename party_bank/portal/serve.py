@@ -45,7 +45,8 @@ class LinkedNode:
 
 def pages_of(portal: Portal) -> tuple[Page, ...]:
     """Return all pages of the portal."""
-    return (*credit_pages.pages(portal), *consent_pages.pages(portal), *entry.pages(portal), *PAGES)
+    of_book = (*credit_pages.pages(portal), *consent_pages.pages(portal), *entry.pages(portal))
+    return (*portal.open.in_one_state(of_book), *PAGES)
 
 
 def portal_of(home: PortalHome, store: OwnerStore, link: NodeLink, joint: Callable[[Book], JointDecision]) -> Portal:

@@ -23,7 +23,7 @@ from typing import Any, Self
 
 from google.protobuf.message import Message
 
-from veilscore.audit.replay import GOOD, Differs, Ended, Finding, Unknown, Verdict, replay
+from veilscore.audit.replay import GOOD, Differs, Ended, Finding, Unknown, Verdict, other_versions, replay
 from veilscore.audit.same_files import canonical_json, json_of, same_content
 from veilscore.errors import ConfigError, DataError, EvidenceError, ProtocolError, StateError, VeilscoreError
 from veilscore.evidence.opening import (
@@ -274,7 +274,8 @@ class JobAudit:
             if before is None or before.finding.verdict != "confirmed" or before.home is None:
                 raise Unknown(f"it goes on from {name} of step {made_by}, which is not confirmed")
             if not same_content(before.home / path, home / path):
-                raise Differs(f"{name} is not what step {made_by} gives when it is run again")
+                hint = other_versions(opening.software, software())
+                raise Differs(f"{name} is not what step {made_by} gives when it is run again{hint}")
 
     def _latest(self, step: str) -> _Replay | None:
         """Replay of the attempt of a step that was done."""
@@ -311,6 +312,7 @@ class _Rerun:
     ) -> None:
         self._job, self._folder, self._opening, self._done = job, folder, opening, done
         self._home, self._killed = home, killed
+        self._hint = other_versions(opening.software, software())
         self._job_id, self._step, _ = opening.session.split("/")
         self._session = Session(opening.session, self._job.bank, self._job.bank, self._job.holders)
         self._queues: dict[tuple[str, str], list[Noted]] = {}
@@ -334,15 +336,19 @@ class _Rerun:
             raise
         except Exception as error:  # what a hostile opening brings about must not end the audit
             if self._done:
-                raise Differs(f"the role stops with {type(error).__name__}, where the bank went on") from error
+                raise Differs(
+                    f"the role stops with {type(error).__name__}, where the bank went on{self._hint}"
+                ) from error
         for (sender, recipient), queue in self._queues.items():
             due = self._due(sender, recipient, len(queue), entries)
             if sender == self._job.bank and self._taken[sender, recipient] < due:
                 kind = queue[self._taken[sender, recipient]].entry.kind
                 number = self._taken[sender, recipient]
-                raise Differs(f"{kind} number {number} to {recipient} is not sent when the role is run again")
+                raise Differs(
+                    f"{kind} number {number} to {recipient} is not sent when the role is run again{self._hint}"
+                )
         if self._done and not finished:
-            raise Differs("the role waits for another message where the bank had finished")
+            raise Differs(f"the role waits for another message where the bank had finished{self._hint}")
 
     def _due(self, sender: str, recipient: str, noted: int, entries: Mapping[str, StepEntry]) -> int:
         """Return how many messages the role has to send again: all of an attempt that was done.
@@ -378,15 +384,15 @@ class _Rerun:
         kind = type(message).__name__
         if number >= len(queue):
             if self._done:
-                raise Differs(f"{kind} number {number} to {to} was never sent")
+                raise Differs(f"{kind} number {number} to {to} was never sent{self._hint}")
             raise Ended
         self._taken[pair] += 1
         again, sent = Transcript(), queue[number].entry
         again.add(self._session.id, self._job.bank, to, number, message, encode(message))
         if again.entries[0] != sent:
-            hint = "" if self._opening.software == software() else " (or because other versions compute here)"
             raise Differs(
-                f"{sent.kind} number {number} to {to} is not what the role sends for the committed seed and files{hint}"
+                f"{sent.kind} number {number} to {to} is not what the role sends for the committed seed and files"
+                f"{self._hint}"
             )
 
     def received(self, sender: str, kind: type[Message]) -> Message:

@@ -15,7 +15,7 @@ import numpy as np
 from google.protobuf.message import DecodeError, Message
 
 from veilscore.arrays import CodeArray
-from veilscore.audit.replay import Differs, Unknown, replay
+from veilscore.audit.replay import Differs, Unknown, other_versions, replay
 from veilscore.crypto.he import PublicContext
 from veilscore.errors import ConfigError, EvidenceError, VeilscoreError
 from veilscore.evidence.documents import Document
@@ -340,7 +340,7 @@ def own_codes(model: ScoreModel, text: str) -> CodeArray:
 
 def hint(opening: OnlineOpening) -> str:
     """Return what else may be behind a difference."""
-    return "" if opening.software == software_online() else " (or because other versions compute here)"
+    return other_versions(opening.software, software_online())
 
 
 def none_made(holder: str, *_: object) -> NoReturn:

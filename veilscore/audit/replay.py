@@ -7,6 +7,7 @@ that the bank was committed to, and a record: what the others logged of its mess
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 from typing import Protocol as Interface
@@ -36,6 +37,15 @@ class Finding:
     verdict: Verdict
     party: str
     detail: str
+
+
+def other_versions(made_by: Mapping[str, str], here: Mapping[str, str]) -> str:
+    """Return what else than the bank may be behind a difference, in words: "" where the same versions compute here."""
+    if made_by == here:
+        return ""
+    version, code = made_by.get("veilscore", "unknown"), made_by.get("code", "unknown")[:12]
+    said = f"the attempt was made by veilscore {version} of code {code}; audit it by that one"
+    return f" (or because other versions compute here: {said})"
 
 
 class Differs(Exception):  # noqa: N818 - a verdict, not an error

@@ -101,6 +101,10 @@ PANELS = {
         "account": Noun(
             "What each bank was told of each data set, as mu of Gaussian differential privacy.", "show firm"
         ),
+        "firm": Noun("What a node keeps of one firm, and its deletion on request.", "forget"),
+        "retention": Noun(
+            "Remove what a node has kept for long enough (`retention` in node.yaml and bank.yaml).", "show run"
+        ),
         "features": Noun("Make variables of event tables, at their owner.", "plan build describe check"),
         "dataset": Noun(
             "How data sets are read, what holders publish of them, and their fixed bins.", "bins describe publish show"

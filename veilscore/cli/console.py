@@ -108,8 +108,7 @@ def forget(
 
     store = ConsoleStore(find_home(home, federation, party))
     try:
-        count = store.forget(person)
-        store.note("(command line)", "forget", person, "done")
+        count = store.forget(person, "(command line)")
     finally:
         store.close()
     terminal().print(f"{count} passkeys of {person} removed; the role stays until node.yaml says otherwise")

@@ -94,6 +94,9 @@ def revoke(
     chosen = _choose(federation, member, fingerprint)
     if own.name == member or own.role == "operator":
         raise ConfigError("a node revokes another's key; for one's own use `veilscore keys recover`")
+    key = federation.history.find(chosen)
+    if key is not None and key.revoked_s is not None:
+        raise ConfigError(f"key {chosen[:16]}... of {member} is revoked already, by {key.reason}")
     after = _publish(config, revoke_by_vote(own, member, chosen, federation.name, federation.next_date_ms()))
     missing = after.history.missing_votes(member, chosen)
     outcome = "revoked" if not missing else f"{missing} more node{'s' if missing > 1 else ''} must ask for it"

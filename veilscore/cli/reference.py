@@ -34,6 +34,7 @@ from veilscore.terms.parameters import PARAMETERS, AppliesDecision, AppliesModel
 from veilscore.terms.policy import NodePolicy
 from veilscore.terms.privacy import PrivacyRules
 from veilscore.terms.reading import ReadingRules
+from veilscore.terms.retention import RetentionRules
 from veilscore.terms.rules import ReleaseRules, StandingRule
 from veilscore.terms.traces import TraceConfig
 from veilscore.terms.training import Training
@@ -61,6 +62,7 @@ TITLES: dict[type[BaseModel], str] = {
     KeyConfig: "key in node.yaml",
     NodeLimits: "limits in node.yaml",
     AuditRules: "audit in node.yaml",
+    RetentionRules: "retention in node.yaml",
     DoorConfig: "door in node.yaml",
     LanguageModelConfig: "language_model in node.yaml",
     TraceConfig: "traces in node.yaml",
@@ -91,6 +93,7 @@ SUBJECTS: dict[str, tuple[type[BaseModel], ...]] = {
         KeyConfig,
         NodeLimits,
         AuditRules,
+        RetentionRules,
         DoorConfig,
         ConsoleConfig,
         OidcConfig,
@@ -185,6 +188,7 @@ NodeConfig: {metrics: {port: 9464}, log: {to: stderr}, traces: {url: "https://co
   policy: {accept: manual}, limits: {max_jobs: 2}, audit: {days: 30}}
 KeyConfig: {path: /run/credentials/passphrase, unwrap: [/usr/local/bin/unwrap], wrap: [/usr/local/bin/wrap],
   module: /usr/lib/softhsm/libsofthsm2.so, token: veilscore, label: node-key}
+RetentionRules: {results_days: 1825, consents_days: 1095, backups: /mnt/backups/tax, backups_days: 35}
 AuditRules: {steps: [train, score]}
 DatasetConfig: {path: firms.parquet, url: postgresql+psycopg://reader@db/tax, password_env: DB_PASSWORD,
   table: firms, query: SELECT uscc FROM firms, id_column: uscc, label_column: default, weight_column: weight,

@@ -46,8 +46,8 @@ def begin(visit: Visit) -> Response:
 
 def finish(visit: Visit) -> Response:
     """Let in whoever signed it."""
-    person = visit.desk.passkeys.entered(_cookie(visit), visit.data)
-    return entered(visit, person, "passkey", JSONResponse({}))
+    person, passkey = visit.desk.passkeys.entered(_cookie(visit), visit.data)
+    return entered(visit, person, "passkey", JSONResponse({}), credential=passkey)
 
 
 def by_certificate(visit: Visit) -> Response:
@@ -94,24 +94,25 @@ def register_finish(visit: Visit) -> Response:
     """Keep the passkey, use the link up, and let the person in."""
     token = _token(visit)
     credential = visit.data.get("credential")
-    person = visit.desk.passkeys.registered(_cookie(visit), token, credential)
-    return entered(visit, person, "passkey", JSONResponse({}))
+    person, passkey = visit.desk.passkeys.registered(_cookie(visit), token, credential)
+    return entered(visit, person, "passkey", JSONResponse({}), credential=passkey)
 
 
-def entered(visit: Visit, person: str, by: str, response: Response, certificate: str = "") -> Response:
+def entered(
+    visit: Visit, person: str, by: str, response: Response, certificate: str = "", credential: bytes | None = None
+) -> Response:
     """Begin a session under a new secret, whatever cookie the browser had; RefusedError for who has no role here."""
     visit.person_override = visit.subject = person
     if not visit.desk.home.roles(person):
         raise RefusedError(f"{person[:60]} has no role at {visit.desk.home.name} (`people` in its node.yaml)")
-    return finished_entry(visit, person, by, response, certificate)
+    secret, _ = visit.desk.store.begin(person, by, certificate, credential)
+    return finished_entry(visit, secret, response)
 
 
-def finished_entry(visit: Visit, person: str, by: str, response: Response, certificate: str = "") -> Response:
-    """Begin the session of whoever was found to be this person."""
-    visit.person_override = person
+def finished_entry(visit: Visit, secret: str, response: Response) -> Response:
+    """Give the browser the session that was begun for it, in place of the one that it had."""
     if visit.session is not None:
         visit.desk.store.end(visit.session)
-    secret, _ = visit.desk.store.begin(person, by, certificate)
     visit.session = None
     response.set_cookie(visit.desk.session_cookie, secret, secure=True, httponly=True, samesite="strict", path="/")
     response.delete_cookie(ENTRY_COOKIE, secure=True, httponly=True, samesite="strict")
@@ -167,10 +168,8 @@ def forget_passkey(visit: Visit) -> Response:
     """Remove one of the person's passkeys; the last one stays, so that nobody locks itself out."""
     text = visit.form.get("credential", "")
     visit.subject = visit.person
-    if len(visit.desk.store.passkeys(visit.person)) < 2:
-        raise RefusedError("this is your only passkey: make another one first, or ask an operator")
     try:
-        known = visit.desk.store.forget_passkey(visit.person, bytes.fromhex(text))
+        known = visit.desk.store.forget_passkey(visit.person, bytes.fromhex(text), least=1)
     except ValueError:
         known = False
     if not known:

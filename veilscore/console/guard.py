@@ -13,6 +13,7 @@ Does not: protect from whoever can read the home's files: they hold the node's o
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import inspect
 import ipaddress
@@ -20,7 +21,7 @@ import json
 import secrets
 import time
 import urllib.parse
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -32,13 +33,14 @@ from veilscore.console.language import LANGUAGES, wanted
 from veilscore.console.limits import RateLimit
 from veilscore.console.page import ANYBODY, Page
 from veilscore.console.store import ConsoleSession
-from veilscore.errors import IdentityError, RefusedError, StateError, VeilscoreError
+from veilscore.errors import ConfigError, IdentityError, RefusedError, StateError, VeilscoreError
 from veilscore.fabric.traces import span
 from veilscore.fabric.watches import described
 from veilscore.terms.console import ConsoleConfig
 
 LANGUAGE_COOKIE, ENTRY_COOKIE = "__Host-language", "__Host-entry"
 _READ_S = 10.0
+_MAPPED_BITS = 96  # of ::ffff:0:0/96, in which IPv6 has the addresses of IPv4
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; "
     "base-uri 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
@@ -120,14 +122,21 @@ class PageGuard:
             return self._failed(visit, page, error)
 
     def _failed(self, visit: Visit, page: Page | None, error: Exception) -> Response:
-        """Answer an error; a refused act goes into the log."""
+        """Answer an error; an act that was refused or failed goes into the log, also by an error of ours."""
         if isinstance(error, NoEntryError) and page is not None and (page.method, page.kind) == ("GET", "page"):
             return self._to_entry(visit)
         status, says = _told(error)
-        if isinstance(error, VeilscoreError) and not isinstance(error, NoEntryError):
+        if visit.session is None and isinstance(error, ConfigError | StateError):
+            says = ""  # it names files and servers, which are nothing for strangers
+        if _is_noted(visit, error):
             # what other errors say may name a firm, which no log does
-            self._note(visit, page, f"refused: {says}" if status == 403 else f"failed: {type(error).__name__}")
-        if not says and status == 500:
+            outcome = f"refused: {says}" if status == 403 else f"failed: {type(error).__name__}"
+            try:
+                self._note(visit, page, outcome)
+            except VeilscoreError as unwritten:
+                told = described(unwritten)  # all that a log may tell
+                self._desk.log.error("act not noted", request=visit.request_id, outcome=outcome, **told)  # noqa: TRY400
+        if not says and status != 404 and not isinstance(error, HTTPException):
             self._desk.log.error("page failed", request=visit.request_id, **described(error))
         response = self._error(visit, page, status, says)
         if isinstance(error, HTTPException):
@@ -137,6 +146,8 @@ class PageGuard:
     # --- what comes before a page ------------------------------------------------------------------------------------
 
     def _check_host(self, request: Request) -> None:
+        if "\0" in request.url.path or "%00" in request.url.query:
+            raise HTTPException(400, "the address has a sign that no page has")  # and that no file or text may have
         if request.headers.get("host", "").lower() not in self._hosts:
             raise HTTPException(421, "this console does not answer to that host name")
 
@@ -154,7 +165,7 @@ class PageGuard:
         said = ",".join(request.headers.getlist("x-forwarded-for")).split(",") if self._proxies else []
         while said and any(_within(address, network) for network in self._proxies):
             before = said.pop().strip()  # the browser's own words stand to the left of what proxies added
-            if not _within(before, ipaddress.ip_network("::/0"), ipaddress.ip_network("0.0.0.0/0")):
+            if _read_address(before) is None:
                 break  # no address: all that this proxy brings counts as one
             address = before
         return address
@@ -207,9 +218,10 @@ class PageGuard:
                 visit.data = json.loads(body)
             else:
                 visit.form = dict(urllib.parse.parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=100))
+            _check_words([visit.data, visit.form])
         except (ValueError, RecursionError):
             raise HTTPException(400, "the form cannot be read") from None
-        if visit.session is None or page.attempts:  # whoever enters has no session yet, or gets a new one
+        if visit.session is None or (page.may is ANYBODY and page.attempts):  # who enters gets a new session
             return
         token = visit.form.get("csrf", "") if page.kind == "page" else request.headers.get("x-csrf-token", "")
         if not hmac.compare_digest(token.encode(), visit.session.csrf.encode()):
@@ -221,7 +233,12 @@ class PageGuard:
         """Run the handler; what it did, or was refused, goes into the log."""
         if page.method == "POST":
             await self._read(visit, page)
-        response = await _run(visit, page)
+        try:
+            response = await _run(visit, page)
+        except asyncio.CancelledError:  # the site ends, while a thread goes on with what it began
+            with contextlib.suppress(VeilscoreError):
+                self._note(visit, page, "cut off: it may have been done")
+            raise
         self._note(visit, page, "done")
         return response
 
@@ -255,6 +272,31 @@ def shown_certificate(request: Request) -> bytes:
     if not found:
         raise IdentityError("your browser showed no certificate")
     return found
+
+
+def _check_words(value: Any) -> None:
+    """Refuse signs that neither files nor PostgreSQL take, and half a pair of UTF-16; ValueError."""
+    if any("\0" in word.encode().decode() for word in _words(value)):
+        raise ValueError("a text has the sign of number 0 in it")
+
+
+def _words(value: Any) -> Iterator[str]:
+    """Yield all texts of what a request carried."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for name, one in value.items():
+            yield from _words([name, one])
+    elif isinstance(value, list):
+        for one in value:
+            yield from _words(one)
+
+
+def _is_noted(visit: Visit, error: Exception) -> bool:
+    """Return whether an act that failed so is noted; not what strangers send by the thousand, as what is no form."""
+    if isinstance(error, HTTPException):
+        return visit.session is not None and error.status_code not in {421, 429}
+    return not isinstance(error, NoEntryError)
 
 
 def _told(error: Exception) -> tuple[int, str]:
@@ -293,21 +335,29 @@ async def _body(request: Request, most: int) -> bytes:
     return bytes(body)
 
 
-def _within(address: str, *networks: ipaddress.IPv4Network | ipaddress.IPv6Network) -> bool:
-    """Return whether a text is an address, and in one of these networks."""
+def _read_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return a text's address, None if it is none; IPv4 within IPv6 (::ffff:192.0.2.1, of dual sockets) is IPv4."""
     try:
-        found = ipaddress.ip_address(address)
+        found = ipaddress.ip_address(text)
     except ValueError:
+        return None
+    return (found.ipv4_mapped or found) if isinstance(found, ipaddress.IPv6Address) else found
+
+
+def _within(address: str, network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> bool:
+    """Return whether a text is an address, and in a network; one of IPv4 within IPv6 is meant as of IPv4."""
+    found = _read_address(address)
+    if found is None:
         return False
-    return any(found in network for network in networks)
+    mapped = network.network_address.ipv4_mapped if isinstance(network, ipaddress.IPv6Network) else None
+    if mapped is not None and network.prefixlen >= _MAPPED_BITS:
+        network = ipaddress.IPv4Network((mapped, network.prefixlen - _MAPPED_BITS))
+    return found in network
 
 
 def _folded(address: str) -> str:
     """Return what counts as one address: of IPv6 a network of 64 bits, which one host usually has whole."""
-    try:
-        found = ipaddress.ip_address(address)
-    except ValueError:
-        return address
-    if found.version == 4:
-        return address
-    return str(ipaddress.ip_network((found, 64), strict=False))
+    found = _read_address(address)
+    if found is None or found.version == 4:
+        return address if found is None else str(found)
+    return str(ipaddress.ip_network((int(found) >> 64 << 64, 64)))

@@ -83,8 +83,8 @@ class Passkeys:
         )
         return self._challenges.keep(_Challenge(options.challenge, token)), json.loads(options_to_json(options))
 
-    def registered(self, cookie: str, token: str, credential: Any) -> str:
-        """Keep a new passkey and use the link up; returns whose it is. IdentityError or RefusedError."""
+    def registered(self, cookie: str, token: str, credential: Any) -> tuple[str, bytes]:
+        """Keep a new passkey and use the link up; returns whose it is, and its id. IdentityError or RefusedError."""
         expected = self._challenges.take(cookie)
         if expected.token != token or not token:
             raise IdentityError("this passkey was made for another link: open the link again")
@@ -98,7 +98,8 @@ class Passkeys:
             )
         except _UNREADABLE as error:
             raise IdentityError("the passkey cannot be used: make it anew, or take another device") from error
-        return self._store.keep_passkey(token, made.credential_id, made.credential_public_key, made.sign_count)
+        key = made.credential_id, made.credential_public_key, made.sign_count
+        return self._store.keep_passkey(token, *key), made.credential_id
 
     def to_enter(self) -> tuple[str, dict[str, Any]]:
         """Return a key for the browser's cookie, and what it has a passkey sign."""
@@ -107,12 +108,13 @@ class Passkeys:
         )
         return self._challenges.keep(_Challenge(options.challenge, "")), json.loads(options_to_json(options))
 
-    def entered(self, cookie: str, credential: Any) -> str:
-        """Return who signed; IdentityError says no more than that it was nobody."""
+    def entered(self, cookie: str, credential: Any) -> tuple[str, bytes]:
+        """Return who signed, and the passkey's id; IdentityError says no more than that it was nobody."""
         expected = self._challenges.take(cookie)
         if expected.token:
             raise IdentityError(_NOBODY)
-        return self._verified(credential, expected.challenge)[0].person
+        passkey = self._verified(credential, expected.challenge)[0]
+        return passkey.person, passkey.credential
 
     def to_sign(self, person: str, challenge: bytes) -> dict[str, Any]:
         """Return what has a passkey of the person sign a word; RefusedError where none was vouched for."""

@@ -61,7 +61,8 @@ class SandboxRuns:
     """Runs one submission at a time, in a thread of its own, and keeps who began it or why none came of it.
 
     The code dies with the console. A run that the console's end cut off is begun anew, once, when it is back: an
-    approval gives one result, and there was none.
+    approval gives one result, and there was none. One that failed, or whose steward is none any more, is left to a
+    person.
     """
 
     def __init__(self) -> None:
@@ -84,24 +85,33 @@ class SandboxRuns:
                 raise RefusedError("a run is under way here: begin this one once it has ended")
             self._begun[desk.home, run.submission] = run.person
             self._failed.pop((desk.home, run.submission), None)
-        write_text(_begun_path(desk.home), run.model_dump_json())
-        # no thread of the pool: it may take as long as sandbox.yaml allows, and must not hold up the console's end
-        threading.Thread(target=self._run, args=(console, desk, run), daemon=True).start()
+        try:
+            write_text(_begun_path(desk.home), run.model_dump_json())
+            # no thread of the pool: it may take as long as sandbox.yaml allows, and must not hold up the console's end
+            threading.Thread(target=self._run, args=(console, desk, run), daemon=True).start()
+        except BaseException:  # nothing runs: another one may be begun
+            del self._begun[desk.home, run.submission]
+            raise
 
     def resume(self, console: ConsoleDesk) -> None:
-        """Begin anew the run that the console's last end cut off; one that was cut off twice is left to a person."""
+        """Begin anew the run that the console's last end cut off, if nothing came of it and its steward is one yet."""
         path = _begun_path(console.home.path)
         if not path.is_file():
             return
         desk = _desk(console)
         try:
             run = parse(BegunRun, parse_json(read_text(path, "run")), str(path))
-            if desk.status(run.submission) not in RUNS:
+            hindrance = ""
+            if run.times >= _MOST_TIMES:
+                hindrance = "the console ended twice while it ran"
+            elif STEWARD not in console.home.roles(run.person):
+                hindrance = f"the console ended while it ran, and {run.person[:80]} is no steward any more"
+            if desk.status(run.submission) != "approved":  # it ended, with outputs or without
                 path.unlink()
-            elif run.times >= _MOST_TIMES:
+            elif hindrance:
                 path.unlink()
-                self._failed[desk.home, run.submission] = "the console ended twice while it ran"
-                console.store.note(run.person, "code ended", _subject(run), "failed: cut off twice")
+                self._failed[desk.home, run.submission] = hindrance
+                console.store.note(run.person, "code ended", _subject(run), f"failed: {hindrance}")
             else:
                 self.begin(console, desk, run.model_copy(update={"times": run.times + 1}))
                 console.store.note(run.person, "run submitted code", _subject(run), "begun anew: it was cut off")

@@ -84,8 +84,7 @@ def invitation(home: Path, person: str, hours: float) -> str:
         raise ConfigError("the console takes a free port at each start (port: 0): set console.port or console.origin")
     store = ConsoleStore(home)
     try:
-        token = store.invite(person, hours)
-        store.note("(command line)", "invite", person, "done")
+        token = store.invite(person, hours, "(command line)")
     finally:
         store.close()
     return f"{config.origin_at(config.port)}/enter#{token}"

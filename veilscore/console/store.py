@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from veilscore.errors import RefusedError
+from veilscore.errors import IdentityError, RefusedError
 from veilscore.files.sqlite_file import open_sqlite, told, transaction
 
 FOLDER = "console"
@@ -39,6 +39,11 @@ _TABLES = (
     """CREATE TABLE IF NOT EXISTS submissions (job_id VARCHAR(80) NOT NULL PRIMARY KEY,
     person VARCHAR(80) NOT NULL)""",
     "CREATE INDEX IF NOT EXISTS waiting_acts ON acts (number) WHERE logged = 0",
+    # what somebody did stays as it was written
+    """CREATE TRIGGER IF NOT EXISTS acts_stay BEFORE UPDATE OF number, at_s, body ON acts
+    BEGIN SELECT RAISE(ABORT, 'acts stay as they are'); END""",
+    """CREATE TRIGGER IF NOT EXISTS acts_remain BEFORE DELETE ON acts
+    BEGIN SELECT RAISE(ABORT, 'acts stay as they are'); END""",
 )
 
 
@@ -118,12 +123,22 @@ class ConsoleStore:
 
     # invitations
 
-    def invite(self, person: str, hours: float) -> str:
-        """Return the secret of a link by which this person may make a passkey, once, within these hours."""
-        token = secrets.token_urlsafe(32)
-        now_s = self.clock()
-        self._all("DELETE FROM invitations WHERE expires_s < ?", now_s)
-        self._all("INSERT INTO invitations VALUES (?, ?, ?)", sha256(token), person, now_s + hours * 3600)
+    def invite(self, person: str, hours: float, made_by: str = "") -> str:
+        """Return the secret of a link by which this person may make a passkey, once, within these hours.
+
+        made_by : who made it, which the acts say from then on; "" for a link that leaves the server with nobody.
+        """
+        with self._lock, self._told(), transaction(self._db):
+            token = self._invited(person, hours)
+            if made_by:
+                self._noted(made_by, "invite", person, "done")
+            return token
+
+    def _invited(self, person: str, hours: float) -> str:
+        """Make a link within a transaction."""
+        token, now_s = secrets.token_urlsafe(32), self.clock()
+        self._db.execute("DELETE FROM invitations WHERE expires_s < ?", (now_s,))
+        self._db.execute("INSERT INTO invitations VALUES (?, ?, ?)", (sha256(token), person, now_s + hours * 3600))
         return token
 
     def invited(self, token: str) -> str | None:
@@ -182,21 +197,31 @@ class ConsoleStore:
         row = self._one("SELECT certificate, vouch FROM vouches WHERE credential = ?", credential)
         return None if row is None else (bytes(row[0]), bytes(row[1]))
 
-    def forget_passkey(self, person: str, credential: bytes) -> bool:
-        """Remove one passkey of a person, and the vouch for it; return whether there was one."""
+    def forget_passkey(self, person: str, credential: bytes, least: int = 0) -> bool:
+        """Remove one passkey of a person, and the vouch for it; return whether there was one.
+
+        least : how many have to be left, whoever else removes one now; RefusedError where fewer were.
+        """
         with self._lock, self._told(), transaction(self._db):
+            count = self._db.execute("SELECT COUNT(*) FROM passkeys WHERE person = ?", (person,)).fetchone()[0]
+            if least and count <= least:
+                raise RefusedError("this is your only passkey: make another one first, or ask an operator")
             query = "DELETE FROM passkeys WHERE person = ? AND credential = ?"
             known = bool(self._db.execute(query, (person, credential)).rowcount)
             self._db.execute(_UNKNOWN_VOUCHES)
             return known
 
-    def forget(self, person: str) -> int:
-        """Remove all passkeys, vouches, invitations and sessions of a person; return how many passkeys there were."""
+    def forget(self, person: str, by: str, act: str = "forget") -> int:
+        """Remove all passkeys, vouches, invitations and sessions of a person; return how many passkeys there were.
+
+        by : who had them removed, which the acts say from then on.
+        """
         with self._lock, self._told(), transaction(self._db):
             for table in ("invitations", "sessions"):
                 self._db.execute(f"DELETE FROM {table} WHERE person = ?", (person,))  # noqa: S608 - fixed words
             count = self._db.execute("DELETE FROM passkeys WHERE person = ?", (person,)).rowcount
             self._db.execute(_UNKNOWN_VOUCHES)
+            self._noted(by, act, person, "done")
             return count
 
     def people(self) -> dict[str, tuple[int, float | None]]:
@@ -206,15 +231,30 @@ class ConsoleStore:
 
     # sessions
 
-    def begin(self, person: str, entered_by: str, certificate: str = "") -> tuple[str, ConsoleSession]:
-        """Begin a session; returns the secret of its cookie, which is always a new one, and the session."""
+    def begin(
+        self, person: str, entered_by: str, certificate: str = "", credential: bytes | None = None
+    ) -> tuple[str, ConsoleSession]:
+        """Begin a session; returns the secret of its cookie, which is always a new one, and the session.
+
+        credential : of the passkey that let the person in; IdentityError where it was removed since (`forget`).
+        """
+        with self._lock, self._told(), transaction(self._db):
+            if credential is not None:
+                query = "SELECT 1 FROM passkeys WHERE credential = ? AND person = ?"
+                if not self._db.execute(query, (credential, person)).fetchall():
+                    raise IdentityError("this passkey was removed: ask for a new link")
+            return self._begun(person, entered_by, certificate)
+
+    def _begun(self, person: str, entered_by: str, certificate: str = "") -> tuple[str, ConsoleSession]:
+        """Begin a session within a transaction, so that what let the person in is used up by it or not at all."""
         secret, now_s = secrets.token_urlsafe(32), self.clock()
         session = ConsoleSession(
             person, entered_by, certificate, secrets.token_urlsafe(24), now_s, now_s, sha256(secret)
         )
-        self._all("DELETE FROM sessions WHERE began_s < ? OR seen_s < ?", now_s - self._whole_s, now_s - self._idle_s)
+        over = "DELETE FROM sessions WHERE began_s < ? OR seen_s < ?"
+        self._db.execute(over, (now_s - self._whole_s, now_s - self._idle_s))
         row = (session.key, person, entered_by, certificate, session.csrf, now_s, now_s)
-        self._all("INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?)", *row)
+        self._db.execute("INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?)", row)
         return secret, session
 
     def session(self, secret: str) -> ConsoleSession | None:
@@ -270,9 +310,14 @@ class ConsoleStore:
 
     def note(self, person: str, what: str, subject: str, outcome: str) -> None:
         """Write down what somebody did; it is on disk when this returns."""
-        now_s = self.clock()
+        with self._lock, self._told():
+            self._noted(person, what, subject, outcome)
+
+    def _noted(self, person: str, what: str, subject: str, outcome: str) -> None:
+        """Write down an act within a transaction, together with what was done, or by itself."""
         body = {"person": person[:80], "act": what, "subject": subject[:200], "outcome": outcome[:400]}
-        self._all("INSERT INTO acts (at_s, body, logged) VALUES (?, ?, 0)", now_s, json.dumps(body, ensure_ascii=False))
+        row = (self.clock(), json.dumps(body, ensure_ascii=False))
+        self._db.execute("INSERT INTO acts (at_s, body, logged) VALUES (?, ?, 0)", row)
 
     def not_logged(self, most: int = 100) -> list[tuple[int, float, dict[str, str]]]:
         """Return acts that the node's log does not have yet, the oldest first: number, time and what it was."""

@@ -21,7 +21,9 @@ _P_INVERSE = np.uint64(pow(T_PRIMES[0], -1, T_PRIMES[1]))
 
 
 def to_ring(values: Integers, modulus: int = T) -> Words:
-    """Signed integers of absolute value below half the modulus to the ring."""
+    """Signed integers of absolute value at most half the modulus to the ring; refuses others (`ParameterError`)."""
+    if max(int(values.max(initial=0)), -int(values.min(initial=0))) > modulus // 2:
+        raise ParameterError("a value does not fit half of the share ring")
     return np.where(values < 0, values + np.int64(modulus), values).astype(np.uint64)
 
 

@@ -1,7 +1,8 @@
 """What a node does for its console, which is a process of its own with the node's key: logs acts, tells how it is.
 
-Messages: Console, from the node's own identity alone (EvidenceCall): "note" with an act as JSON, answered when it is on
-          disk; "pulse", answered with counts that only the running node knows.
+Messages: Console, from the node's own identity alone (EvidenceCall): "note" with an act as JSON, "erased" with what a
+          command deleted (`erasures.py`), both answered when it is on disk; "pulse", answered with counts that only the
+          running node knows.
 Reveals : entries go where a copy of the log goes (docs/evidence.md); to others its heads show that there are more.
 
 An act may come twice where the console was stopped between the node's answer and its own note of it; its number tells.
@@ -16,6 +17,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from veilscore.errors import RefusedError
+from veilscore.evidence.erasures import ASK, Erasure
 from veilscore.evidence.recorder import EvidenceRecorder
 from veilscore.fabric.fabric import Fabric
 from veilscore.terms.federation import Member
@@ -61,11 +63,15 @@ def serve_console_calls(
     """Let the console of this node write acts into its log and ask how it is; nobody else may."""
 
     async def take(request: EvidenceCall, peer: Member) -> EvidenceReply:
-        if peer.name != name or request.ask not in {"note", "pulse"} or len(request.body) > _MOST_BYTES:
+        if peer.name != name or request.ask not in {"note", "pulse", ASK} or len(request.body) > _MOST_BYTES:
             raise RefusedError(f"calls of the console come from {name} itself", party=name)
         if request.ask == "pulse":
             return EvidenceReply(body=pulse().model_dump_json().encode())
         found: Any = parse_json(request.body)
+        if request.ask == ASK:
+            erased = parse(Erasure, found, "deletion").model_dump(mode="json")
+            await asyncio.to_thread(evidence.noted, erased.pop("kind"), **erased)
+            return EvidenceReply()
         act = parse(ConsoleAct, found, "act of the console")
         await asyncio.to_thread(evidence.noted, KIND, **act.model_dump(mode="json"))
         return EvidenceReply()

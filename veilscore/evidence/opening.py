@@ -229,13 +229,15 @@ def _keep_data(path: Path | None, folder: Path) -> dict[str, str]:
     return {DATASET: file_digest(path).hex()}
 
 
-def forget_old(home: Path, rules: AuditRules) -> None:
-    """Delete openings older than the rules say; what is deleted cannot be audited."""
-    oldest_s = time.time() - rules.days * _DAY_S
+def forget_old(home: Path, rules: AuditRules) -> int:
+    """Delete openings older than the rules say, and return how many; what is deleted cannot be audited."""
+    oldest_s, count = time.time() - rules.days * _DAY_S, 0
     for opening in home.glob(f"jobs/*/{AUDIT}/*/{OPENING}"):
         with contextlib.suppress(OSError):
             if opening.stat().st_mtime < oldest_s:
                 shutil.rmtree(opening.parent)
+                count += 1
+    return count
 
 
 def _cannot(verb: str, path: Path, error: OSError) -> StateError:

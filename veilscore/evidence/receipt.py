@@ -12,6 +12,7 @@ Reveals: a score receipt shows its own line to whom it is given, and of all othe
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import deque
 from typing import Annotated, Literal, Self
 
@@ -40,6 +41,8 @@ SALT_BYTES = 16
 KEPT_DIGESTS = 64
 _SCORE = b"veilscore/1 score\0"
 _ROW_END = b"\r\n"
+FORGOTTEN = b"forgotten:"  # begins what stands in a file of scores for the line of a firm that was forgotten
+_GONE = re.compile(rb"forgotten:([0-9a-f]{64})(,|$)")
 Salt = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Row = Annotated[str, Field(max_length=4000)]
 
@@ -273,8 +276,8 @@ class ScoreTree:
         self.header, self._lines = rows[0].decode(), rows[1:]
         salts = hashlib.shake_256(_SCORE + seed).digest(SALT_BYTES * max(len(self._lines), 1))
         self._salts = [salts[at : at + SALT_BYTES] for at in range(0, SALT_BYTES * len(self._lines), SALT_BYTES)]
-        pairs = zip(self._salts, self._lines, strict=True)
-        self._tree = MerkleTree(leaf_hash(_SCORE + salt + line) for salt, line in pairs)
+        self._leaves = [_leaf(salt, line) for salt, line in zip(self._salts, self._lines, strict=True)]
+        self._tree = MerkleTree(self._leaves)
 
     @property
     def scores(self) -> Scores:
@@ -289,11 +292,24 @@ class ScoreTree:
                 return index
         raise EvidenceError("this firm is not in the batch: give its id as it stands in the file of scores")
 
+    def without(self, firm: str) -> bytes:
+        """Return the file without a firm's line, in whose place its leaf stands: receipts of the others stay good."""
+        index = self.index_of(firm)
+        gone = FORGOTTEN + self._leaves[index].hex().encode() + b"," * self._lines[index].count(b",")
+        lines = [*self._lines[:index], gone, *self._lines[index + 1 :]]
+        return _ROW_END.join([self.header.encode(), *lines, b""])
+
     def receipt(self, job: JobReceipt, index: int) -> ScoreReceipt:
         """Return the receipt of one line."""
         path = tuple(step.hex() for step in self._tree.inclusion(index))
         line, salt = self._lines[index].decode(), self._salts[index].hex()
         return ScoreReceipt(job=job, line=line, salt=salt, index=index, path=path)
+
+
+def _leaf(salt: bytes, line: bytes) -> bytes:
+    """Return the leaf of a line, which of a firm that was forgotten stands there itself."""
+    gone = _GONE.match(line)
+    return bytes.fromhex(gone[1].decode()) if gone else leaf_hash(_SCORE + salt + line)
 
 
 def check_score(receipt: ScoreReceipt, scores: Scores) -> None:

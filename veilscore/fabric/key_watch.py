@@ -22,7 +22,7 @@ from veilscore.errors import IdentityError, MessageError, VeilscoreError
 from veilscore.fabric.fabric import Fabric
 from veilscore.fabric.watches import described, for_ever
 from veilscore.keys.identity import ROLES, load_identity, make_current
-from veilscore.keys.key_history import MAX_STATEMENTS_BY_MEMBER
+from veilscore.keys.key_history import MAX_STATEMENTS_BY_KEY
 from veilscore.keys.rotation import KeyStatement, parse_statement
 from veilscore.terms.charter import check_signatures, grown
 from veilscore.terms.federation import Federation, Member, add_statements, load_federation
@@ -76,7 +76,7 @@ class KeyWatch:
         return control_pb2.KeyStatements(statement=[s.to_bytes() for s in self._fabric.federation.statements])
 
     def _parsed(self, message: control_pb2.KeyStatements, sender: str) -> list[KeyStatement]:
-        limit = MAX_STATEMENTS_BY_MEMBER * len(self._fabric.federation.members)
+        limit = 4 * MAX_STATEMENTS_BY_KEY * len(self._fabric.federation.members)
         if len(message.statement) > limit:
             raise MessageError(f"{sender} sent more than {limit} key statements", party=self._fabric.name)
         return [parse_statement(data, sender) for data in message.statement]
@@ -90,7 +90,8 @@ class KeyWatch:
             if after.statements == before.statements:
                 return
             await self._fabric.renew(after)
-            fresh = after.statements[len(before.statements) :]
+            known = {s.order for s in before.statements}  # also what has no effect, as a file may hold
+            fresh = [s for s in after.statements if s.order not in known]
             for s in fresh:
                 self._log.warning("key statement", kind=s.kind, member=s.member, key=s.fingerprint[:16], by=s.by)
             self._log.info("keys", source=source, statements=len(after.statements), digest=after.history.digest)

@@ -18,7 +18,8 @@ _BUSY_S = 10.0
 def open_engine(url: str, key: str) -> Engine:
     """Return an engine whose transactions on SQLite begin IMMEDIATE, with full sync and a file of mode 0600.
 
-    With the options `READS` a transaction takes no lock: readers wait for nobody and hold up nobody, and see one state.
+    With the options `READS` a transaction takes no lock: readers wait for nobody and hold up nobody, see one state, and
+    are refused what would change it.
     key : of the configuration, for errors; ConfigError if the URL or its driver cannot be used.
     """
     try:
@@ -39,12 +40,23 @@ def open_engine(url: str, key: str) -> Engine:
             os.close(os.open(parsed.database, os.O_CREAT | os.O_RDWR, 0o600))
         sa.event.listen(engine, "connect", _configure_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
+    elif engine.dialect.name == "postgresql":
+        sa.event.listen(engine, "begin", _begin_postgresql)
     return engine
 
 
+def _reads(db: Connection) -> bool:
+    return READS.items() <= db.get_execution_options().items()
+
+
 def _begin_sqlite(db: Connection) -> None:
-    reads = READS.items() <= db.get_execution_options().items()
-    db.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+    db.exec_driver_sql(f"PRAGMA query_only={'ON' if _reads(db) else 'OFF'}")  # of the connection, which is used again
+    db.exec_driver_sql("BEGIN" if _reads(db) else "BEGIN IMMEDIATE")
+
+
+def _begin_postgresql(db: Connection) -> None:
+    if _reads(db):  # by itself each statement would see what was committed before it
+        db.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
 
 
 def _configure_sqlite(connection: Any, _record: object) -> None:

@@ -6,12 +6,14 @@ revoked key takes its successors with it, since a thief may have named them; the
 goes on, and where that is lost too, all other nodes together can.
 
 Forks: of two successors that one key names, the one that came first counts. With a stolen key two nodes can come to
-differ, which their digests show, and the recovery key or a majority decides.
+differ, which their digests show, and the recovery key or a majority decides. Votes count in whatever order they come,
+by the date at which a majority had asked: one vote that is dated far ahead puts nothing off.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
@@ -19,17 +21,22 @@ from veilscore.errors import IdentityError
 from veilscore.keys.identity import Certificate, parse_certificate, utc_time
 from veilscore.keys.rotation import KeyStatement
 
-MAX_STATEMENTS_BY_MEMBER = 100
+MAX_STATEMENTS_BY_KEY = 100  # and the keys that it named: a thief who makes them all leaves the next key its own
 
 
 @dataclass(frozen=True)
 class PinnedKey:
-    """One key of a member, and when it was retired or revoked: seconds since the epoch, None for never."""
+    """One key of a member, and when it was retired or revoked: seconds since the epoch, None for never.
+
+    origin : fingerprint of the first key of its line: pinned, or named by a recovery key or all others. Each following
+        key of a line was named by the one before, and falls with it.
+    """
 
     certificate: Certificate
     retired_s: float | None = None
     revoked_s: float | None = None
     reason: str = ""
+    origin: str = ""
 
     def refusal(self, at_s: float) -> str | None:
         """Return why the key is not accepted at a time; None if it is."""
@@ -84,6 +91,8 @@ class KeyHistory:
     keys: dict[str, tuple[PinnedKey, ...]]
     applied: list[KeyStatement] = field(default_factory=list)
     ignored: list[tuple[KeyStatement, str]] = field(default_factory=list)
+    _made: Counter[str] = field(default_factory=Counter)  # statements by the line of the key that signed
+    _replaced: set[str] = field(default_factory=set)  # keys in whose place another was named, once and for all
     _votes: dict[str, dict[str, float]] = field(default_factory=dict)
     _named: dict[tuple[str, str], set[str]] = field(default_factory=dict)
     _moves: dict[str, list[KeyStatement]] = field(default_factory=dict)
@@ -93,7 +102,7 @@ class KeyHistory:
         """Return the history of these members, by statements in the order in which they were taken in."""
         certificates = tuple(pinned)
         voters = tuple(c.name for c in certificates if c.role != "operator")
-        history = cls(federation, voters, {c.name: (PinnedKey(c),) for c in certificates})
+        history = cls(federation, voters, {c.name: (PinnedKey(c, origin=c.fingerprint),) for c in certificates})
         for statement in statements:
             try:
                 history._apply(statement)
@@ -153,8 +162,9 @@ class KeyHistory:
     def _apply(self, statement: KeyStatement) -> None:
         if statement.federation != self.federation or statement.member not in self.keys:
             raise IdentityError("key statement is about another federation or member")
-        if sum(s.by == statement.by for s in self.applied) >= MAX_STATEMENTS_BY_MEMBER:
-            raise IdentityError(f"{statement.by} has made more than {MAX_STATEMENTS_BY_MEMBER} key statements")
+        signer = self._signer(statement)
+        if self._made[signer] >= MAX_STATEMENTS_BY_KEY:
+            raise IdentityError(f"{statement.by} has made more than {MAX_STATEMENTS_BY_KEY} key statements")
         keys = self.keys[statement.member]
         places = [i for i, k in enumerate(keys) if k.certificate.fingerprint == statement.fingerprint]
         if not places:
@@ -169,6 +179,14 @@ class KeyHistory:
             self._recover(statement, keys, places[0])
         else:
             self._vote(statement, keys, places[0])
+        self._made[signer] += 1
+
+    def _signer(self, statement: KeyStatement) -> str:
+        """Return what statements are counted by: the line of the key that signs this one, or its recovery key."""
+        if statement.kind == "revoke" and statement.by == statement.member:
+            return f"recovery of {statement.member}"
+        key = self.find(statement.signer)
+        return key.origin if key is not None else statement.signer
 
     def _rotate(self, statement: KeyStatement, keys: tuple[PinnedKey, ...], place: int) -> None:
         old = keys[place]
@@ -181,7 +199,7 @@ class KeyHistory:
         statement.verify_member(old.certificate)
         new = self._successor(statement, old.certificate)
         retired = replace(old, retired_s=statement.ends_s)
-        self.keys[statement.member] = (*keys[:place], retired, PinnedKey(new))
+        self.keys[statement.member] = (*keys[:place], retired, PinnedKey(new, origin=old.origin))
 
     def _move(self, statement: KeyStatement, key: PinnedKey) -> None:
         if statement.member not in self.voters or statement.certificate is not None:
@@ -194,25 +212,28 @@ class KeyHistory:
 
     def _recover(self, statement: KeyStatement, keys: tuple[PinnedKey, ...], place: int) -> None:
         # after a revocation by votes the recovery key may still name the key that goes on, unless all others have
-        if keys[place].revoked_s is not None and keys[place].reason in {_BY_RECOVERY, _BY_ALL}:
+        if statement.fingerprint in self._replaced:
             raise IdentityError("this key was revoked already")
+        _check_date(statement, keys[place].certificate)
         statement.verify_recovery(keys[place].certificate.recovery)
         goes_on = self._replacement(statement, keys, place)
-        self._revoke(statement.member, place, statement.date_s, _BY_RECOVERY)
+        self._revoke(statement.member, place, statement.date_s, "its recovery key")
         if goes_on is not None:
             self.keys[statement.member] = (*self.keys[statement.member], goes_on)
 
     def _replacement(self, statement: KeyStatement, keys: tuple[PinnedKey, ...], place: int) -> PinnedKey | None:
         """Return the key that goes on: a new one, or a successor of the revoked one, which is then spared."""
-        if statement.certificate is None:
-            return None
-        new = _read_certificate(statement)
-        for later in keys[place + 1 :]:
-            if later.certificate == new:
+        new = None
+        if statement.certificate is not None:
+            new = _read_certificate(statement)
+            spared = next((k for k in keys[place + 1 :] if k.certificate == new), None)
+            if spared is None:
+                new = self._successor(statement, keys[place].certificate)
+            else:
                 statement.verify_successor(new)
-                self.keys[statement.member] = tuple(k for k in keys if k is not later)
-                return PinnedKey(new)
-        return PinnedKey(self._successor(statement, keys[place].certificate))
+                self.keys[statement.member] = keys = tuple(k for k in keys if k is not spared)
+        self._replaced.update(k.certificate.fingerprint for k in _line(keys, place))
+        return None if new is None else PinnedKey(new, origin=new.fingerprint)
 
     def _vote(self, statement: KeyStatement, keys: tuple[PinnedKey, ...], place: int) -> None:
         if statement.by not in self.voters:
@@ -221,15 +242,18 @@ class KeyHistory:
         if voter is None:
             raise IdentityError(f"key statement is signed by a key that {statement.by} does not have")
         _check_standing(voter, statement.date_s)
+        _check_date(statement, keys[place].certificate)
         votes = self._votes.get(statement.fingerprint, {})
-        new = None if statement.certificate is None else self._named_key(statement, keys[place])
-        if new is None and (statement.by in votes or keys[place].revoked_s is not None):
-            raise IdentityError("this key was revoked, or this node has asked for it, already")
+        # of a key that has been replaced a vote is noted, so that nodes which heard of it earlier know the same
+        names = statement.certificate is not None and statement.fingerprint not in self._replaced
+        new = self._named_key(statement, keys[place]) if names else None
+        if new is None and statement.by in votes:
+            raise IdentityError("this node has asked for this key to be revoked already")
         statement.verify_member(voter.certificate)
-        if keys[place].revoked_s is None:
-            self._votes[statement.fingerprint] = votes = {**votes, statement.by: statement.date_s}
-            if len(votes) >= self._quorum(statement.member):
-                self._revoke(statement.member, place, max(votes.values()), ", ".join(sorted(votes)))
+        first_s = min(statement.date_s, votes.get(statement.by, statement.date_s))
+        self._votes[statement.fingerprint] = votes = {**votes, statement.by: first_s}
+        if len(votes) >= (quorum := self._quorum(statement.member)):
+            self._revoke(statement.member, place, sorted(votes.values())[quorum - 1], ", ".join(sorted(votes)))
         if new is not None:
             self._name(statement, new, place)
 
@@ -238,7 +262,7 @@ class KeyHistory:
         new = _read_certificate(statement)
         if (new.name, new.role) != (old.certificate.name, old.certificate.role):
             raise IdentityError(f"the new key of {statement.member} has another name or role than the old one")
-        if self.find(new.fingerprint) is not None or old.reason in {_BY_RECOVERY, _BY_ALL}:
+        if self.find(new.fingerprint) is not None:
             raise IdentityError(f"{statement.member} has a new key already")
         if statement.by in self._named.get((statement.fingerprint, new.fingerprint), ()):
             raise IdentityError("this node has named this key already")
@@ -251,13 +275,14 @@ class KeyHistory:
         if self.missing_names(member, *by_key):
             return
         keys = self.keys[member]
-        over = tuple(replace(k, revoked_s=k.revoked_s or statement.date_s, reason=_BY_ALL) for k in keys[place:])
-        self.keys[member] = (*keys[:place], *over, PinnedKey(new))
+        self._replaced.update(k.certificate.fingerprint for k in keys[place:])
+        over = tuple(_revoked(k, statement.date_s, "all other nodes") for k in keys[place:])
+        self.keys[member] = (*keys[:place], *over, PinnedKey(new, origin=new.fingerprint))
 
     def _revoke(self, member: str, place: int, at_s: float, reason: str) -> None:
         keys = self.keys[member]
-        marked = tuple(k if k.revoked_s else replace(k, revoked_s=at_s, reason=reason) for k in keys[place:])
-        self.keys[member] = (*keys[:place], *marked)
+        fallen = _line(keys, place)
+        self.keys[member] = tuple(_revoked(k, at_s, reason) if k in fallen else k for k in keys)
 
     def _successor(self, statement: KeyStatement, old: Certificate) -> Certificate:
         new = _read_certificate(statement)
@@ -269,8 +294,16 @@ class KeyHistory:
         return new
 
 
-_BY_RECOVERY = "its recovery key"
-_BY_ALL = "all other nodes"
+def _line(keys: tuple[PinnedKey, ...], place: int) -> tuple[PinnedKey, ...]:
+    """Return a key and those that fall with it: all that it named, and what these named."""
+    return tuple(k for k in keys[place:] if k.origin == keys[place].origin)
+
+
+def _revoked(key: PinnedKey, at_s: float, reason: str) -> PinnedKey:
+    """Return the key revoked at a time, or before it if it was already."""
+    if key.revoked_s is None:
+        return replace(key, revoked_s=at_s, reason=reason)
+    return replace(key, revoked_s=min(key.revoked_s, at_s))
 
 
 def _read_certificate(statement: KeyStatement) -> Certificate:
@@ -282,6 +315,11 @@ def _check_standing(key: PinnedKey, at_s: float) -> None:
     if refusal is not None:
         raise IdentityError(refusal)
     key.certificate.check_valid(at_s)
+
+
+def _check_date(statement: KeyStatement, revoked: Certificate) -> None:
+    if statement.date_s < revoked.not_before.timestamp():  # nobody unsays what was signed before it had a key
+        raise IdentityError(f"a revocation is dated before the key of {statement.member} was made")
 
 
 def _date(at_s: float) -> str:

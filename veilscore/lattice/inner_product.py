@@ -7,7 +7,7 @@ Messages: public key, once; ciphertexts, one chunk a block of 4096 rows; one rep
 Reveals: nothing but sizes. The key owner sees drawn constants in place of c0, and in c1 a fresh encryption of zero; the
     evaluator sees ciphertexts.
 Assumes: ring-LWE at 128 bits; a share that is opened gets noise or dither first: it is right within one unit.
-Aborts: MessageError on a message of wrong size or range.
+Aborts: MessageError on a message of wrong size or range; SecretReuseError where an evaluator is used after its reply.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 
 from veilscore.arrays import Integers, Limbs, Words
-from veilscore.errors import MessageError, ParameterError, ProtocolError
+from veilscore.errors import MessageError, ParameterError, ProtocolError, SecretReuseError
 from veilscore.kernels import kernel
 from veilscore.lattice.bfv import BfvEvaluator, BfvKey, check_vectors, element_bytes
 from veilscore.lattice.indicator import signed_dots
@@ -27,6 +27,7 @@ from veilscore.wire.randomness import secret_bytes
 
 N, T = INNER.N, INNER.t
 PUBLIC_BYTES = element_bytes(INNER)
+MAX_TERMS = 12  # of a sum in one block
 _KEPT = len(INNER_REPLY.primes)  # limbs of a reply; the others are divided away
 _P = np.array(INNER_REPLY.primes, np.uint64)
 
@@ -72,17 +73,20 @@ class InnerKey(BfvKey):
 
 
 class InnerEvaluator(BfvEvaluator):
-    """The evaluator's side.
+    """The evaluator's side, for one reply: the sums are dropped with it, so that no share is opened with noise twice.
 
     public : the key owner's public key; label : as the key owner's.
-    terms : (n_sums, T, 2) pairs (i, m): to a sum comes the inner product of vector i of u and m of v, T at most 12.
+    terms : (n_sums, T, 2) pairs (i, m): to a sum comes the inner product of vector i of u and m of v, T at most
+        `MAX_TERMS`.
     """
 
     def __init__(self, public: bytes, label: bytes, terms: Integers) -> None:
         super().__init__(public, label, INNER)
+        if terms.ndim != 3 or terms.shape[2] != 2 or not terms.size or terms.min() < 0 or terms.shape[1] > MAX_TERMS:
+            raise ParameterError(f"a sum has 1 to {MAX_TERMS} terms, each a pair of vectors")
         check_inner(terms.shape[1])
         self._terms, self._n_products = terms, 0
-        self._sums = np.zeros((len(terms), 2, len(INNER.primes), N), np.uint32)
+        self._sums: Limbs | None = np.zeros((len(terms), 2, len(INNER.primes), N), np.uint32)
 
     def add(self, chunk: bytes, n_vectors: int, v: Limbs) -> None:
         """Add the products of one block.
@@ -90,18 +94,24 @@ class InnerEvaluator(BfvEvaluator):
         chunk : `InnerKey.encrypt` of `n_vectors` vectors.
         v : (M, 2, N) residues modulo the two primes of t; each vector is transformed once, however many sums it is in.
         """
-        self._n_products += self._terms.shape[1]
-        check_inner(self._n_products)
+        if self._sums is None:
+            raise SecretReuseError("the reply was given; other products take another evaluator")
+        if self._terms[..., 0].max() >= n_vectors or self._terms[..., 1].max() >= len(v):
+            raise ParameterError("a term names a vector that is not there")
+        check_inner(self._n_products + self._terms.shape[1])
         c0, c1 = self.ciphertexts(chunk, n_vectors)
         _add_sums(c0, c1, self.plain_of(v), self._terms, self._ring.primes_u32, self._sums)
+        self._n_products += self._terms.shape[1]
 
     def reply(self) -> tuple[bytes, Words]:
-        """Return the reply and this party's shares (n_sums,); the sums are made once."""
+        """Return the reply and this party's shares (n_sums,), once."""
+        if self._sums is None:
+            raise SecretReuseError("the reply was given; it is given once")
         if not self._n_products:
-            raise ProtocolError("a reply was asked for before any product, or twice")
+            raise ProtocolError("a reply was asked for before any product")
         seed, kept, constants = secret_bytes(KEY_BYTES), [], []
-        self._n_products = 0
-        for total in self._sums:
+        sums, self._sums = self._sums, None
+        for total in sums:
             self._ring.add_to(total, self.zero())
             small = _divided(self._ring.intt(total))
             kept.append(small[1])
@@ -132,7 +142,7 @@ def _rounded(constants: Limbs) -> Words:
 
 @kernel("(u4[:,:,::1], u4[:,:,::1], u4[:,:,::1], i8[:,:,::1], u4[::1], u4[:,:,:,::1])")
 def _add_sums(c0: Limbs, c1: Limbs, v: Limbs, terms: Integers, primes: Limbs, out: Limbs) -> None:
-    """Add to out[o, h] the sum over T < MAX_TERMS of c_h[terms[o, t, 0]] v[terms[o, t, 1]]."""
+    """Add to out[o, h] the sum over t of c_h[terms[o, t, 0]] v[terms[o, t, 1]], each below 2^44."""
     acc = np.empty(v.shape[2], np.uint64)
     for o in range(terms.shape[0]):
         for half in range(2):

@@ -16,6 +16,7 @@ or 1; by 1 only where u lies within |f| of a rounding boundary, with probability
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Literal
 
@@ -97,13 +98,22 @@ TrainingTable = LookupTable | RowLookupTable
 
 def training_lookup(n_samples: int, n_codes: Integers, steps: int = EXPECTED_STEPS) -> Literal["rows", "cells"]:
     """Return the form of lookup that sends fewer bytes in a training of `steps` steps; both sides find the same."""
-    n_cells = int(indicator.check_n_codes(n_codes).sum())
+    by_cells = lookup_bytes(n_samples, indicator.check_n_codes(n_codes))
+    by_rows = _by_rows(n_samples, n_codes)
+    return "rows" if by_rows[0] + steps * by_rows[1] <= by_cells[0] + steps * by_cells[1] else "cells"
+
+
+def training_bytes(n_samples: int, n_codes: Integers) -> tuple[float, float]:
+    """Return the bytes of the hints, and of a query for one table, in the cheaper form."""
+    rows = training_lookup(n_samples, n_codes) == "rows"
+    return _by_rows(n_samples, n_codes) if rows else lookup_bytes(n_samples, n_codes)
+
+
+def _by_rows(n_samples: int, n_codes: Integers) -> tuple[float, float]:
     if n_samples > MAX_CELLS:
-        return "cells"
-    shape = Shape(LOOKUP_TRAIN, n_cells, n_samples, "rows", b"", b"")
-    by_rows = n_samples * shape.output_bytes + steps * sum(shape.field_bytes)
-    hints, query = lookup_bytes(n_samples, n_codes)
-    return "rows" if by_rows <= hints + steps * query else "cells"
+        return math.inf, math.inf
+    shape = Shape(LOOKUP_TRAIN, int(n_codes.sum()), n_samples, "rows", b"", b"")
+    return n_samples * shape.output_bytes, sum(shape.field_bytes)
 
 
 def training_lookup_codes(codes: NDArray[np.integer], n_codes: Integers, label: bytes) -> TrainingCodes:

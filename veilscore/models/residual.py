@@ -21,15 +21,23 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from veilscore.arrays import Integers, Mask, Vector
+from veilscore.errors import RefusedError
+from veilscore.lattice.gaussian import MAX_SIGMA
+from veilscore.lattice.params import INNER, SCALE_BITS
 from veilscore.models.counts import offsets
+from veilscore.wire.protocol import Charge
 
 WEIGHT_FACTOR = 3.3  # W is sent so much larger: (r^2 + (3.3 W)^2) stays below 1 for every p, so its noise is smaller
 SHARES = {"cells": 0.6, "gradient": 0.25, "moments": 0.15}  # of a job's mu squared
 MOST_MOMENTS = 20  # columns of a holder whose X'WX is opened; of others the noised sums of W stand for it
 TABLE_BITS = 9  # of x scaled to a Euclidean norm of 1 over a holder's columns
+MOVED_ROWS = 8  # rows whose lookup one firm moves by a unit; of more, once in 2^40 (docs/protocols/disclosure.md)
+_MOVED_BY = 1.001 * math.ldexp(1.0, 1 - TABLE_BITS)  # by which a row then moves the triangle, in units of its W
+MOST_ROWS = 1 << 22  # that train: the noise of the inner products that make X'WX is bounded for no more
 MOST_BINS = 10
 TAU = 0.5  # spread of coefficients expected beforehand
 _MOST_X, _LEAST_RANGE = 3.0, 0.02
+_MOST_NOISE = INNER.t / 32  # sums take a quarter of the ring, and 8 deviations of noise another
 _ROWS_A_BIN = 10.0  # a bin holds so many deviations of noise of the rarer class
 
 
@@ -47,9 +55,52 @@ def moments_sensitivity() -> float:
     """How far it moves the upper triangle of X'WX for tables scaled by `Tables.for_moments`.
 
     W is at most 1/4 a firm. For x and x' within a box of half-widths m, norm 1, the triangles of xx' and x'x' differ
-    by at most 1: half of |x|^4 + |x'|^4 - 2 (x.x')^2 + sum (x_j^2 - x'_j^2)^2.
+    by at most 1: half of |x|^4 + |x'|^4 - 2 (x.x')^2 + sum (x_j^2 - x'_j^2)^2. Besides, the firm's cells are part of
+    the lattice noise of other rows: a value looked up for `MOVED_ROWS` of them may be another by a unit.
     """
-    return 0.25
+    return 0.25 * (1 + MOVED_ROWS * _MOVED_BY)
+
+
+def gradient_bits(n_train: int) -> int:
+    """Fraction bits of tables in the gradient, so that no sum of this many rows wraps."""
+    return min(20, 58 - SCALE_BITS - _length(n_train))
+
+
+def weight_bits(n_train: int) -> int:
+    """Fraction bits of W in X'WX, so that no sum of this many rows wraps; W is at most 1/4."""
+    return min(12, 26 - _length(n_train))
+
+
+def moment_bits(n_train: int) -> int:
+    """Fraction bits of X'WX."""
+    return weight_bits(n_train) + 2 * TABLE_BITS
+
+
+def _length(n_train: int) -> int:
+    check_rows(n_train)
+    return max(1, (n_train - 1).bit_length())
+
+
+def check_rows(n_train: int) -> None:
+    """Raise RefusedError where more rows train than the sums can carry: before any of them is charged."""
+    if n_train > MOST_ROWS:
+        raise RefusedError(
+            f"{n_train:,} rows train, and a private scorecard takes {MOST_ROWS:,} at most: take a sample of the rows"
+        )
+
+
+def check_fit(n_train: int, charges: Mapping[str, Charge]) -> None:
+    """Raise RefusedError where rows or noise of a fit pass what its sums can carry: before any of it is charged.
+
+    charges : of "gradient" and "moments".
+    """
+    check_rows(n_train)
+    gradient = charges["gradient"].sigma(math.ldexp(gradient_sensitivity(), SCALE_BITS + gradient_bits(n_train)))
+    moments = charges["moments"].sigma(math.ldexp(moments_sensitivity(), moment_bits(n_train)))
+    if gradient >= MAX_SIGMA or moments >= _MOST_NOISE:
+        raise RefusedError(
+            "the noise is larger than what sums can carry: ask for a larger mu, or for fewer rows of a firm"
+        )
 
 
 def most_bins(rarer: float, sigma: float) -> int:
@@ -80,12 +131,14 @@ class Tables:
     x : (cells,); zero in columns that are left out.
     weight : (cells,) sums of W, made consistent: at least a little each, and adding up to the whole in every column.
     iv : (d,) information value of a column beside the bank's score: sum of W x^2.
+    norm : of the greatest values of the strongest columns, by which `quantised` rounded x; None: x is not rounded.
     """
 
     n_codes: Integers
     x: Vector
     weight: Vector
     iv: Vector
+    norm: float | None = None
 
     @property
     def used(self) -> Mask:
@@ -96,19 +149,27 @@ class Tables:
         at = offsets(self.n_codes)[:-1]
         return np.maximum.reduceat(self.x, at) - np.minimum.reduceat(self.x, at)
 
-    def for_gradient(self) -> tuple[Vector, float]:
-        """Tables (cells,) divided by the Euclidean norm of their ranges, and that norm."""
+    def for_gradient(self, bits: int | None = None) -> tuple[Vector, float]:
+        """Tables (cells,) divided by the Euclidean norm of their ranges, and that norm.
+
+        bits : to which values are rounded; the norm is taken so much larger that it is at most 1 afterwards.
+        """
         norm = math.sqrt(float((self._ranges() ** 2).sum())) or 1.0
+        if bits is not None:  # a range is off by a unit at most
+            norm /= 1 - math.ldexp(math.sqrt(np.count_nonzero(self.used)), -bits)
         return self.x / norm, norm
 
     def for_moments(self) -> tuple[Vector, float]:
         """Tables (cells,) of the strongest columns divided by the norm of their greatest values, and that norm.
 
-        The norm is taken so much larger that it is at most 1 once values are rounded to `TABLE_BITS`.
+        The norm is taken so much larger that it is at most 1 once values are rounded to `TABLE_BITS`; tables that are
+        rounded keep theirs, by which they are whole units.
         """
         strongest = np.zeros(self.n_codes.size, bool)
         strongest[np.argsort(-self.iv, kind="stable")[:MOST_MOMENTS]] = True
         x = np.where(np.repeat(strongest & self.used, self.n_codes), self.x, 0.0)
+        if self.norm is not None:
+            return x / self.norm, self.norm
         greatest = np.maximum.reduceat(np.abs(x), offsets(self.n_codes)[:-1])
         norm = math.sqrt(float((greatest**2).sum())) or 1.0
         norm /= 1 - math.ldexp(math.sqrt(MOST_MOMENTS), -TABLE_BITS - 1)
@@ -191,8 +252,9 @@ def strongest(made: Mapping[str, Tables], most: int | None) -> dict[str, Tables]
 
 def quantised(made: Tables) -> Tables:
     """Round the tables to what is looked up, so that every sum is of exactly these."""
-    unit = math.ldexp(made.for_moments()[1], -TABLE_BITS)
-    return replace(made, x=np.rint(made.x / unit) * unit)
+    _, norm = made.for_moments()
+    unit = math.ldexp(norm, -TABLE_BITS)
+    return replace(made, x=np.rint(made.x / unit) * unit, norm=norm)
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,6 +19,7 @@ from veilscore.models.model import Scorecard
 from veilscore.models.residual import Coefficients, HolderSums, Tables
 from veilscore.models.woe import WoeTable
 from veilscore.terms.job import Job
+from veilscore.terms.training import Training
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,19 +41,29 @@ def own_fit(job: Job, counts: BinCounts, rows: Mapping[str, Array]) -> OwnFit:
     """Fit the bank's own columns on the training rows, in the clear."""
     design = designing.design(job, {job.bank: counts}, dict(rows))
     fitted = designing.fitted_alone(design)
-    train = rows["train"]
-    target, weight = rows["target"][train], rows["weight"][train]
-    shared = job.training.firm_weight == "shared"  # then a firm's rows together weigh at most 1, else each of them
-    weight = weight / (by_firm(weight, rows["firm"][train]) if shared else weight).max()
+    target, weight = rows["target"][rows["train"]], _training_weight(job.training, rows)
     p = sigmoid(designing.own_log_odds(design, fitted.result))
-    bad = float(weight @ target)
     return OwnFit(
         design=design,
         fitted=fitted,
         residual=weight * (target - p),
         weight=weight * p * (1 - p),
-        rarer=min(bad, float(weight.sum()) - bad),
+        rarer=rarer_rows(job.training, rows),
     )
+
+
+def rarer_rows(p: Training, rows: Mapping[str, Array]) -> float:
+    """Return the weighted training rows of the rarer class."""
+    weight = _training_weight(p, rows)
+    bad = float(weight @ rows["target"][rows["train"]])
+    return min(bad, float(weight.sum()) - bad)
+
+
+def _training_weight(p: Training, rows: Mapping[str, Array]) -> Vector:
+    """Return the weights of training rows, of which one's is at most 1; with shared ones those of a firm together."""
+    weight = rows["weight"][rows["train"]]
+    one: Vector = by_firm(weight, rows["firm"][rows["train"]]) if p.firm_weight == "shared" else weight
+    return weight / one.max()  # type: ignore[no-any-return]
 
 
 def export(

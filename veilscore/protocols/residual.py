@@ -42,8 +42,11 @@ from veilscore.models.residual import (
     HolderSums,
     Tables,
     cells_sensitivity,
+    gradient_bits,
     gradient_sensitivity,
+    moment_bits,
     moments_sensitivity,
+    weight_bits,
 )
 from veilscore.protocols.binning import MAX_COLUMNS, check_shape, shape_message, training_rows
 from veilscore.protocols.blocks import check_part, receive_hints, send_hints
@@ -67,27 +70,6 @@ _FINE_BITS = 30  # of W before it is spread
 _KEPT_BITS = 14  # fraction bits of an opened gradient or moment; the noise is far larger
 
 
-def gradient_bits(n_train: int) -> int:
-    """Fraction bits of tables in the gradient, so that no sum of this many rows wraps."""
-    bits = 58 - SCALE_BITS - max(1, (n_train - 1).bit_length())
-    if bits < 6:
-        raise ParameterError(f"{n_train} rows are more than the residual scorecard takes")
-    return min(20, bits)
-
-
-def weight_bits(n_train: int) -> int:
-    """Fraction bits of W in X'WX, so that no sum of this many rows wraps."""
-    bits = min(12, 26 - max(1, (n_train - 1).bit_length()))
-    if bits < 2:  # W is at most 1/4
-        raise ParameterError(f"{n_train} rows are more than the residual scorecard takes")
-    return bits
-
-
-def moment_bits(n_train: int) -> int:
-    """Fraction bits of X'WX."""
-    return weight_bits(n_train) + 2 * TABLE_BITS
-
-
 def spread(weight: Vector, bits: int) -> Integers:
     """Round W (n,) down to so many fraction bits, what one row loses being given to the next; sums stay as they are.
 
@@ -103,9 +85,8 @@ def spread(weight: Vector, bits: int) -> Integers:
 
 def bank_cells(
     session: Session,
-    residual: Vector,
-    weight: Vector,
     train: Mask,
+    own: Callable[[], tuple[Vector, Vector]],
     *,
     max_bin: Callable[[int], int],
     sigma: Callable[[int], float],
@@ -113,10 +94,10 @@ def bank_cells(
 ) -> Protocol[dict[str, tuple[BinCounts, CellSums, Words]]]:
     """Bank: noised sums of its residual and weight over every holder's cells, and its own shares of the first.
 
-    residual, weight : (n_train,) r in [-1, 1] and W in [0, 1/4] of the training rows, from one p and weight of a row.
-        Or (segments, n_train), a row's in the bank's segment that it is in and 0 elsewhere: what a firm moves is then
-        in one segment, hence no more than without segments; sums are (segments, cells).
     train : (n_samples,) which rows train.
+    own : makes (n_train,) r in [-1, 1] and W in [0, 1/4] of the training rows, from one p and weight of a row, while
+        holders make their hints. Or (segments, n_train), a row's in the bank's segment that it is in and 0 elsewhere:
+        what a firm moves is then in one segment, hence no more than without segments; sums are (segments, cells).
     max_bin : bins a column for a number of columns.
     sigma : deviation of the noise for a number of columns; of W it is smaller by `WEIGHT_FACTOR`.
     agreed : raises where the job should end, knowing the number of columns of each holder, before any sum leaves.
@@ -137,25 +118,26 @@ def bank_cells(
                 max_bin=max_bin(columns[holder]),
             ),
         )
+    residual, weight = own()
     n_segments = np.atleast_2d(residual).shape[0]
     vectors = shares.encode(np.concatenate([np.atleast_2d(residual), WEIGHT_FACTOR * np.atleast_2d(weight)]))
-    shapes, own = {}, {}
+    shapes, kept = {}, {}
     for holder in session.holders:
         shape = check_shape(holder, (yield from receive(holder, pb.BinHolderRound1)), n_train)
         query = HistogramVectors(n_train, shape.n_codes, session.label("bin", holder, session.bank))
         yield from receive_hints(holder, pb.BinHolderHints, query)
-        request, own[holder] = query.query(vectors)
+        request, kept[holder] = query.query(vectors)
         yield from send_parts(holder, pb.BinBankRound2, pack_fields(request.b, request.beta, request.alpha))
         shapes[holder] = shape
     result = {}
     for done, holder in enumerate(session.holders, start=1):
         reply = yield from receive(holder, pb.BinHolderRound2)
-        opened = shares.add(own[holder], shares.shares_from_bytes(reply.shares, own[holder].shape))
+        opened = shares.add(kept[holder], shares.shares_from_bytes(reply.shares, kept[holder].shape))
         values = shares.from_ring(opened) / float(1 << SCALE_BITS)
         n_codes = shapes[holder].n_codes
         found = (values[:n_segments], values[n_segments:]) if residual.ndim == 2 else (values[0], values[1])
         sums = CellSums(n_codes, found[0], found[1] / WEIGHT_FACTOR, sigma(n_codes.size))
-        result[holder] = shapes[holder], sums, own[holder][0]
+        result[holder] = shapes[holder], sums, kept[holder][0]
         yield Progress("sums by cell", done, len(session.holders))
     return result
 
@@ -262,7 +244,7 @@ class _BankFit:
 
     def start(self, bits: int) -> Protocol[None]:
         """Send the tables of the gradient under encryption."""
-        x, self.gradient_norm = self.made.for_gradient()
+        x, self.gradient_norm = self.made.for_gradient(bits)
         self.bits, self.x = bits, np.rint(np.ldexp(x, bits)).astype(np.int64)
         yield Send(
             self.holder,

@@ -99,13 +99,20 @@ def bank_score(
     n_scored = int(rows.sum())
     yield Send(coordinator, pb.BatchBankRound0(n_scored=n_scored))
     total, unknown = yield from bank_shares(session, rows, own_points, parts, model_hash, inputs=inputs)
-    total = (total + (yield from receive_total(coordinator, n_scored, TURN))) % TURN
+    return BatchResult((yield from opened_totals(session, coordinator, total, own_points, parts)), unknown)
+
+
+def opened_totals(
+    session: Session, coordinator: str, total: Integers, own_points: Integers, parts: Mapping[str, HolderPart]
+) -> Protocol[Integers]:
+    """Bank: return the total points of the scored rows, of which it has the shares `total`; refuse impossible ones."""
+    total = (total + (yield from receive_total(coordinator, total.size, TURN))) % TURN
     total = np.where(total >= TURN // 2, total - TURN, total)
     columns = [(part.points, offsets(part.n_codes)[:-1]) for part in parts.values()]
     low = sum(int(np.minimum.reduceat(points, at).sum()) for points, at in columns)
     high = sum(int(np.maximum.reduceat(points, at).sum()) for points, at in columns)
     check_possible(total - own_points, low, high, session)
-    return BatchResult(total, unknown)
+    return total
 
 
 def check_possible(units: Integers, low: int, high: int, session: Session) -> None:
@@ -296,6 +303,12 @@ def accept(session: Session, request: BatchRequest, answer: HolderAnswer) -> Pro
 
     Raises RefusedError with the holder's own reason, after the bank was told.
     """
+    yield from tell(session, request, answer)
+    return (yield from zero_share_keys(session))
+
+
+def tell(session: Session, request: BatchRequest, answer: HolderAnswer) -> Protocol[None]:
+    """Holder: tell the bank its decision, and raise RefusedError where it is to refuse."""
     refusal = answer.refusal
     if not refusal and request.limits != (() if answer.bands is None else answer.bands.limits):
         refusal = "the bands of the request are not those that this party accepted"
@@ -309,7 +322,6 @@ def accept(session: Session, request: BatchRequest, answer: HolderAnswer) -> Pro
         unknown=shares.bits_to_bytes(answer.unknown) if answer.disclose_unknown else b"",
     )
     yield Send(session.bank, reply)
-    return (yield from zero_share_keys(session))
 
 
 def release_share(

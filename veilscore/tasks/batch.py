@@ -36,6 +36,8 @@ from veilscore.protocols.scoring import (
     holder_receive,
     holder_score,
 )
+from veilscore.protocols.scoring_shards import bank_score_bands_shards, bank_score_shards, holder_score_shards
+from veilscore.protocols.shards import InShards
 from veilscore.protocols.tree_scoring import bank_score_trees, bank_score_trees_bands, holder_score_trees
 from veilscore.release.batch import BatchOpening
 from veilscore.release.pseudonyms import inputs_digest
@@ -65,7 +67,7 @@ from veilscore.tasks.task import (
 )
 from veilscore.terms.bands import Bands, KeptBands
 from veilscore.terms.parameters import MAX_BANDS, AppliesModel, ScoreBatch
-from veilscore.terms.policy import NodePolicy, refuse_retired, refuse_to_tell_who_is_known
+from veilscore.terms.policy import NodePolicy, refuse_retired, refuse_shards, refuse_to_tell_who_is_known
 from veilscore.terms.roles import Leak, hidden
 from veilscore.terms.training import TrainBoosting, Training
 from veilscore.wire.protocol import Protocol
@@ -87,10 +89,14 @@ def _bank_totals(
 ) -> Protocol[BatchResult]:
     """Run the bank's role by the model's kind; `codes` are its own of the rows that are scored."""
     session, coordinator = context.session, context.job.coordinator
+    shards = _shards(context, trees=isinstance(model, Boosted))
     if isinstance(model, Boosted):
         return bank_score_trees(session, coordinator, rows, codes, model, inputs)
     if isinstance(model, Scorecard):
-        return bank_score(session, coordinator, rows, model.own_units(codes), _parts(model), model.sha256, inputs)
+        scored = rows, model.own_units(codes), _parts(model), model.sha256
+        if shards is not None:
+            return bank_score_shards(session, coordinator, *scored, inputs, shards)
+        return bank_score(session, coordinator, *scored, inputs)
     raise JobError(f"model {model.name} is of format {model.format}, which this version cannot score")
 
 
@@ -99,11 +105,25 @@ def _bank_bands(
 ) -> Protocol[BandResult]:
     """Run the bank's role where steps or bands alone are opened, as `_bank_totals`."""
     session = context.session
+    shards = _shards(context, trees=isinstance(model, Boosted))
     if isinstance(model, Boosted):
         return bank_score_trees_bands(session, rows, codes, model, bands, inputs)
     if isinstance(model, Scorecard):
-        return bank_score_bands(session, rows, model.own_units(codes), _parts(model), model.sha256, bands, inputs)
+        scored = rows, model.own_units(codes), _parts(model), model.sha256, bands
+        if shards is not None:
+            return bank_score_bands_shards(session, *scored, inputs, shards)
+        return bank_score_bands(session, *scored, inputs)
     raise JobError(f"model {model.name} is of format {model.format}, which this version cannot score")
+
+
+def _shards(context: StepContext, *, trees: bool) -> InShards | None:
+    """Return in which shards the job's batch is scored, or None; RefusedError where the model cannot be."""
+    p = context.job.parameters
+    if not isinstance(p, ScoreBatch) or p.shards == 1:
+        return None
+    if trees:
+        raise RefusedError("rows of trees are not scored in shards; set shards: 1")
+    return InShards(p.shards, context.workers)
 
 
 def _bank_evaluate(context: StepContext) -> Protocol[None]:
@@ -180,7 +200,9 @@ def _holder_score(context: StepContext) -> Protocol[None]:
     refusal, codes = "", np.zeros((0, 0), np.uint8)
     map_hash, n_columns = bytes.fromhex(code_map.hash), len(code_map.n_codes)
     opening = BatchOpening(request.rows, request.model_hash, map_hash, n_columns, inputs=request.inputs)
+    shards: InShards | None = None
     try:
+        shards = _shards(context, trees=bool(request.trees_hash))
         trees = own_trees(context, code_map, request)
         opening = replace(opening, bands=_accepted_bands(context, code_map, request))
         guard.check_release(store, opening)
@@ -197,6 +219,8 @@ def _holder_score(context: StepContext) -> Protocol[None]:
     answer = HolderAnswer(codes, code_map.n_codes, unknown, policy.disclose_unknown, refusal, opening.bands)
     if request.trees_hash:
         scoring = holder_score_trees(context.session, coordinator, request, answer, trees)
+    elif shards is not None:
+        scoring = holder_score_shards(context.session, coordinator, request, answer, shards)
     else:
         scoring = holder_score(context.session, coordinator, request, answer)
     n_scored = yield from guard.counted(scoring, store, row_of >= 0, opening)
@@ -269,10 +293,10 @@ def _codes_to_score(
     return codes
 
 
-def _scoring_cost(n: float, sizes: Sizes, *, bands: bool) -> Cost:
+def _scoring_cost(n: float, sizes: Sizes, *, bands: bool, shards: int = 1) -> Cost:
     m = len(sizes.holders)
-    blocks = n // 4096 + 1
-    sent = m * (USUAL_CELLS + blocks) * _OPEN_BYTES
+    blocks = n // 4096 + shards
+    sent = m * (shards * USUAL_CELLS + blocks) * _OPEN_BYTES  # the points of all cells go to each shard
     return costed(sent + bands * _BAND_BYTES * n, m * n * 5e-6 + bands * _BAND_S * n)
 
 
@@ -335,6 +359,8 @@ _LEARNS_OF_A_BATCH = (
     Leak("BatchBankRound1", "holder", "opened", "limits of the steps of the score", only="score"),
     Leak("BatchBankRound1", "holder", "opened", "whether the bank's own inputs are those of a batch before"),
     *_by_circuit("score", "which of a few steps each firm's points are in (32 at most by default)"),
+    *hidden("bank", "masked", "ShardMessage"),  # around the messages above, where there are shards
+    *hidden("holder", "ciphertext", "ShardMessage"),
 )
 
 
@@ -371,7 +397,7 @@ SCORE = Step(
     reads=ALIGNED,
     reads_data=True,
     reads_home=lambda p: (*files_of_columns(p), HOME_KEY, f"models/{p.model}/{EXPECTED}"),
-    cost=lambda p, sizes: _scoring_cost(sizes.bank, sizes, bands=p.opens != "exact"),
+    cost=lambda p, sizes: _scoring_cost(sizes.bank, sizes, bands=p.opens != "exact", shards=p.shards),
     spends=no_openings,
     bits=_bits,
     learns=_LEARNS_OF_A_BATCH,
@@ -380,6 +406,7 @@ SCORE = Step(
         _refuse_many_values,
         lambda policy, p: refuse_to_tell_who_is_known(policy, p.on_missing),
         lambda policy, p: refuse_retired(policy, {"": p.model}),
+        lambda policy, p: refuse_shards(policy, p.shards),
     ),
 )
 

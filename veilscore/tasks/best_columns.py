@@ -76,7 +76,8 @@ def _holder_screen(context: StepContext) -> Protocol[None]:
     if "firm" in aligned_rows:  # of firms at dates, places are those among the job's rows, of which a firm has few
         among = np.unique(row_of[row_of >= 0])
         n_rows, told_rows = max(1, among.size), row_of.size
-    size = int(np.clip(CHUNK_VALUES // max(n_rows, 1), 1, CHUNK_COLUMNS))
+    # by the number that was told: the true one of rows, or of those that are known, would show in the number of chunks
+    size = int(np.clip(CHUNK_VALUES // max(told_rows, 1), 1, CHUNK_COLUMNS))
 
     def open_chunks(train: Mask) -> tuple[int, Iterator[PatternChunk]]:
         return -(-len(names) // size), _chunks(context, names, aliases, row_of[train], size, among)

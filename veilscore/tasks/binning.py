@@ -8,6 +8,7 @@ import numpy as np
 
 from veilscore.arrays import Array, Mask
 from veilscore.data.codes import CodeMap
+from veilscore.data.table import Table
 from veilscore.errors import RefusedError
 from veilscore.files.store import JobStore
 from veilscore.models.counts import BinCounts, BinnedColumns, own_counts
@@ -25,7 +26,8 @@ from veilscore.terms.training import TrainScorecard
 from veilscore.wire.protocol import Protocol
 
 BINNED = {"rows.npz": "bin", "counts.json": "bin", "code_map.json": "bin"}  # what steps after it read
-HINTS_BYTES = USUAL_CELLS * 4096 * 14.0  # of a holder's cells, one ring element each
+HINT_BYTES = 4096 * 14.0  # one ring element
+HINTS_BYTES = USUAL_CELLS * HINT_BYTES  # of a holder's cells
 _ARRAYS: dict[str, Any] = {  # of `BinCounts`, as they are kept
     "n_codes": np.int64,
     "bad": np.float64,
@@ -37,22 +39,34 @@ _ARRAYS: dict[str, Any] = {  # of `BinCounts`, as they are kept
 }
 
 
-def own_rows(context: StepContext) -> tuple[BinnedColumns, dict[str, Array], CodeMap]:
-    """Bank: return its coded columns, what it keeps of every row (codes, target, weight, train), and its code map."""
+def sampled_rows(context: StepContext) -> tuple[Table, dict[str, Array]]:
+    """Bank: return its table, and of every row its target, its weight, whether it trains, and of a panel its firm."""
     job, p = context.job, context.job.training
     table = aligned_table(context)
     train = split(table, job)
-    # the bank may always know the order of its own bins, so that it merges neighbours
-    code_map = CodeMap.fit(table, train, max_bin=p.max_bin, min_bin_fraction=p.min_bin_fraction, ordered=True)
-    codes = code_map.transform(table).codes
-    compared = p.tells_association or (isinstance(p, TrainScorecard) and p.max_correlation is not None)
-    columns = columns_of(code_map, codes, party=job.bank, names=True, association=compared)
     target = np.asarray(table.label, dtype=np.int8)
     weight, firms = np.ones(table.n_rows) if table.weight is None else table.weight, firm_numbers(table)
     if p.firm_weight == "shared":
         weight = shared_weights(weight, firms["firm"], train)
     weight = weight / weight[train].mean()
-    return columns, {"codes": codes, "target": target, "weight": weight, "train": train, **firms}, code_map
+    return table, {"target": target, "weight": weight, "train": train, **firms}
+
+
+def own_columns(context: StepContext, table: Table, train: Mask) -> tuple[BinnedColumns, CodeMap]:
+    """Bank: return its coded columns, and the code map that it fits on its training rows."""
+    job, p = context.job, context.job.training
+    # the bank may always know the order of its own bins, so that it merges neighbours
+    code_map = CodeMap.fit(table, train, max_bin=p.max_bin, min_bin_fraction=p.min_bin_fraction, ordered=True)
+    codes = code_map.transform(table).codes
+    compared = p.tells_association or (isinstance(p, TrainScorecard) and p.max_correlation is not None)
+    return columns_of(code_map, codes, party=job.bank, names=True, association=compared), code_map
+
+
+def own_rows(context: StepContext) -> tuple[BinnedColumns, dict[str, Array], CodeMap]:
+    """Bank: return its coded columns, what it keeps of every row (codes, target, weight, train), and its code map."""
+    table, rows = sampled_rows(context)
+    columns, code_map = own_columns(context, table, rows["train"])
+    return columns, {"codes": columns.codes, **rows}, code_map
 
 
 def _bank_bin(context: StepContext) -> Protocol[None]:
@@ -153,8 +167,13 @@ def load_counts(store: JobStore) -> dict[str, BinCounts]:
     }
 
 
+def sums_bytes(sizes: Sizes, codes: float) -> float:
+    """Return the bytes of two vectors summed by the cells of all holders: hints, and of each vector rows and alpha."""
+    return len(sizes.holders) * ((sizes.columns * codes + 2) * HINT_BYTES + 2 * 14 * sizes.train)
+
+
 def _cost(_parameters: Any, sizes: Sizes) -> Cost:
-    return costed(len(sizes.holders) * (HINTS_BYTES + 28 * sizes.train), 0.3)
+    return costed(sums_bytes(sizes, sizes.codes), 0.3)
 
 
 TOLD_ORDER = {  # option of a scorecard -> what it tells

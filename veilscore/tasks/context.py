@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +25,7 @@ from veilscore.models.filed import load_model
 from veilscore.models.model import ScoreModel
 from veilscore.models.trees import HolderTrees
 from veilscore.models.versions import SCREENINGS, STAGED, with_map
+from veilscore.protocols.shards import Threads, Workers
 from veilscore.release.account import FILE, Account
 from veilscore.release.batch import BatchGuard
 from veilscore.tasks.panel import held_out, rows_taken
@@ -50,6 +51,7 @@ class StepContext:
     store: JobStore
     whole: Path | None = field(default=None, kw_only=True)  # of a fit within a job: the job's folder
     opening: Opening | None = field(default=None, kw_only=True)  # bank: what this attempt is bound to
+    workers: Callable[[], Workers] = field(default=Threads, kw_only=True)  # engages what runs shards
 
     @property
     def job_id(self) -> str:

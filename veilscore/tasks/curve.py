@@ -20,6 +20,7 @@ from veilscore.protocols.scoring import HolderAnswer, HolderPart, holder_receive
 from veilscore.tasks.batch import MIN_HOLDOUT, held_out_rows, own_trees
 from veilscore.tasks.batch_stability import keep_expected
 from veilscore.tasks.context import StepContext, keep_model, no_files
+from veilscore.tasks.panel import refuse_more_held
 from veilscore.tasks.task import COMMITTED, USUAL_CELLS, Cost, Sizes, Step, costed
 from veilscore.terms.bands import Bands
 from veilscore.terms.job import Job
@@ -111,7 +112,10 @@ def _parts_expected(model: Scorecard, sums: dict[str, Any]) -> Iterator[tuple[fl
 def _holder_curve(context: StepContext) -> Protocol[None]:
     p, store = parameters_of(context.job), context.store
     code_map = context.code_map()
-    request = yield from holder_receive(context.session, store.load_arrays("row_of")["row_of"].size)
+    aligned = store.load_arrays("row_of")
+    request = yield from holder_receive(context.session, aligned["row_of"].size)
+    if "firm" in aligned:
+        refuse_more_held(aligned["firm"], request.rows, p.noise_rows, context.session.party)
     codes = np.ascontiguousarray(held_out_rows(context, request.rows)["codes"][request.rows])
     # which firms it does not know, it never says here
     unknown, refusal, trees = np.zeros(codes.shape[0], bool), "", tuple[Tree, ...]()

@@ -29,6 +29,7 @@ from veilscore.tasks.table import (
     estimate,
     leakage_table,
     noise_of,
+    refuse_too_many,
     steps_of,
     uses_fixed_bins,
 )
@@ -103,7 +104,7 @@ def plan_of(plan: JobPlan) -> Iterator[PlanPart]:
     yield _table("Parties", ("party", "role", "data set", "approval"), rows)
     steps = [(n, s, ", ".join(job.parties_of(s))) for n, s in enumerate(job.steps, start=1)]
     yield _table("Steps", ("", "step", "parties"), steps)
-    yield from _cost(job, plan.rows)
+    yield from _cost(plan)
     yield from _learned(job)
     if isinstance(job.parameters, TrainScorecard):
         yield from _limit(plan, job.parameters)
@@ -239,11 +240,17 @@ def _errors(job: Job) -> Iterator[PlanPart]:
     yield _table("Noise of the curve, at most about", ("bads held out", "AUC", "KS"), rows)
 
 
-def _cost(job: Job, sizes: Mapping[str, int]) -> Iterator[PlanPart]:
+def _cost(plan: JobPlan) -> Iterator[PlanPart]:
+    job, sizes = plan.job, plan.rows
     if job.bank not in sizes:
         yield f"Time and bytes: give the number of rows, for example --rows {job.bank}=120000"
         return
-    rows = [(name, f"{cost.seconds:.1f}", f"{cost.bytes / 1e6:.2f}") for name, cost in estimate(job, sizes).items()]
+    p = job.parameters
+    if isinstance(p, Sampled) and p.holdout_from is None and p.rows == "firms":  # else nobody knows how many train
+        refuse_too_many(job, int(sizes[job.bank] * (1.0 - p.holdout_fraction)))
+    known = {holder: n for holder in job.holders if (n := plan.columns_of(holder)) is not None}
+    costs = estimate(job, sizes, known).items()
+    rows = [(name, f"{cost.seconds:.1f}", f"{cost.bytes / 1e6:.2f}") for name, cost in costs]
     yield _table("Estimated cost (2 cores, local network)", ("step", "wall s", "sent MB"), rows)
 
 

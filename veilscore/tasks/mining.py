@@ -133,7 +133,8 @@ def _bank_sums(
 
     residual: Vector = padded * (target - base)
     weight: Vector = padded * (base * (1 - base))
-    return bank_cells(context.session, residual, weight, chosen, max_bin=max_bin, sigma=sigma, agreed=worth_its_noise)
+    own = residual, weight
+    return bank_cells(context.session, chosen, lambda: own, max_bin=max_bin, sigma=sigma, agreed=worth_its_noise)
 
 
 def _keep(context: StepContext, name: str, found: dict[str, tuple[BinCounts, CellSums, Words]]) -> None:

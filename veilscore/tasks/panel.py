@@ -101,6 +101,15 @@ def refuse_split_firms(firm: Integers, train: Mask, party: str) -> None:
         raise RefusedError("a firm has rows that train and others that are held out; hold out whole firms", party=party)
 
 
+def refuse_more_held(firm: Integers, held: Mask, most: int, party: str) -> None:
+    """Refuse to count more rows (n,) of a firm than the noise covers: of shared weights a hold-out has none."""
+    if most_rows(firm[held]) > most:
+        raise RefusedError(
+            f"the bank has {most_rows(firm[held])} held-out rows of a firm counted, the noise is for {most}",
+            party=party,
+        )
+
+
 def digests_by_firm(digests: NDArray[np.uint64], firm: Integers) -> NDArray[np.uint64]:
     """Return a digest of each firm's rows, (n_firms,): two jobs differ by a firm where they differ by a row of it."""
     _, place = np.unique(firm, return_inverse=True)

@@ -24,7 +24,7 @@ from veilscore.models.chain_growth import Chain, ChainColumns, Steps
 from veilscore.models.chained import card_places, sources_of
 from veilscore.models.counts import offsets, own_counts
 from veilscore.models.noise_cost import KnownSizes, NoiseCost
-from veilscore.models.residual import coefficients
+from veilscore.models.residual import check_fit, coefficients
 from veilscore.protocols.chains import ChainTerms, bank_chains, bank_columns, holder_chain, holder_columns
 from veilscore.protocols.residual import bank_fit, holder_fit
 from veilscore.tasks.align import ALIGNED
@@ -86,9 +86,9 @@ def _bank_bin(context: StepContext) -> Protocol[None]:
     own, bads = _own(context, rows).rows, float(rows["target"][train].sum())
     found = yield from bank_sums(
         context,
-        (own.residual, own.weight),
+        lambda: (own.residual, own.weight),
         rows,
-        card_charges(p)["cells"],
+        card_charges(p),
         min(bads, train.sum() - bads),
         max_bin=p.max_bin,
         trained=_trees(p),
@@ -107,7 +107,7 @@ def _holder_bin(context: StepContext) -> Protocol[None]:
     p, store = context.job.of(TrainStack), context.store
     table, row_of = aligned_table(context), store.load_arrays("row_of")["row_of"]
     fixed = yield from charged(context)
-    card_map, card, train, share = yield from holder_sums(context, fixed, table, row_of, card_charges(p)["cells"])
+    card_map, card, train, share = yield from holder_sums(context, fixed, table, row_of, card_charges(p))
     code_map = beside(card_map, partitions(fixed.code_map(table, FINE), fixed.least))
     codes = code_map.transform(table).take_rows(row_of).codes
     columns = columns_named(code_map, codes, context)
@@ -207,6 +207,7 @@ BIN = Step(
     reads_home=files_of_columns,
     cost=_cost_of_bin,
     spends=lambda p: (card_charges(p)["cells"],),
+    fits=lambda p, train: check_fit(train, card_charges(p)),
     fixed_bins=True,
     learns=CELLS.learns,
     tells_besides={},

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,28 +18,31 @@ from veilscore.models.counts import BinCounts, BinnedColumns, own_counts
 from veilscore.models.design import columns_of, most_columns
 from veilscore.models.residual import (
     MOST_BINS,
+    MOST_MOMENTS,
     SHARES,
     CellSums,
     Tables,
     cells_sensitivity,
+    check_fit,
     coefficients,
     most_bins,
     quantised,
     strongest,
     tables,
 )
-from veilscore.models.residual_card import export, fit_record, own_fit
+from veilscore.models.residual_card import export, fit_record, own_fit, rarer_rows
 from veilscore.protocols.residual import bank_cells, bank_fit, holder_cells, holder_fit
 from veilscore.tasks.align import ALIGNED
 from veilscore.tasks.binning import (
     BINNED,
-    HINTS_BYTES,
     TOLD_ORDER,
     load_counts,
-    own_rows,
+    own_columns,
     refuse_order,
     refuse_other_split,
+    sampled_rows,
     save_counts,
+    sums_bytes,
 )
 from veilscore.tasks.context import (
     StepContext,
@@ -51,12 +54,12 @@ from veilscore.tasks.context import (
 )
 from veilscore.tasks.fixed_bins import charged
 from veilscore.tasks.noise import check_noise, sizes_of
-from veilscore.tasks.task import COMMITTED, PRODUCT_BYTES, USUAL_CELLS, Cost, Sizes, Step, costed
+from veilscore.tasks.task import COMMITTED, PRODUCT_BLOCK_BYTES, Cost, Sizes, Step, costed
 from veilscore.terms.roles import Leak, hidden
 from veilscore.terms.training import TrainBoosting, TrainScorecard
 from veilscore.wire.protocol import Charge, Protocol
 
-_USUAL_COLUMNS = 12
+_USUAL_CODES = MOST_BINS + 1  # at most, missing values among them
 _SUMS = {"sums.npz": "bin"}
 
 
@@ -72,36 +75,44 @@ def charges_of(p: TrainScorecard) -> dict[str, Charge]:
 
 def _bank_bin(context: StepContext) -> Protocol[None]:
     job, p, store = context.job, context.job.of(TrainScorecard), context.store
-    columns, rows, code_map = own_rows(context)
-    counts = own_counts(job.bank, columns, rows["target"], rows["weight"], rows["train"])
-    own = own_fit(job, counts, rows)
-    found = yield from bank_sums(
-        context, (own.residual, own.weight), rows, charges_of(p)["cells"], own.rarer, max_bin=p.max_bin, trained=p
-    )
-    store.save_json("code_map", code_map.to_json())
-    store.save_arrays("rows", **rows)
-    save_counts(store, {job.bank: counts, **{holder: shape for holder, (shape, _, _) in found.items()}})
+    table, rows = sampled_rows(context)
+    kept: list[BinCounts] = []
+
+    def own() -> tuple[Vector, Vector]:
+        columns, code_map = own_columns(context, table, rows["train"])
+        coded = {"codes": columns.codes, **rows}
+        store.save_json("code_map", code_map.to_json())
+        store.save_arrays("rows", **coded)
+        kept.append(own_counts(job.bank, columns, rows["target"], rows["weight"], rows["train"]))
+        fitted = own_fit(job, kept[0], coded)
+        return fitted.residual, fitted.weight
+
+    rarer = rarer_rows(p, rows)
+    found = yield from bank_sums(context, own, rows, charges_of(p), rarer, max_bin=p.max_bin, trained=p)
+    save_counts(store, {job.bank: kept[0], **{holder: shape for holder, (shape, _, _) in found.items()}})
     keep_sums(store, found)
 
 
 def bank_sums(
     context: StepContext,
-    own: tuple[Vector, Vector],
+    own: Callable[[], tuple[Vector, Vector]],
     rows: Mapping[str, Array],
-    charge: Charge,
+    charges: Mapping[str, Charge],
     rarer: float,
     *,
     max_bin: int,
     trained: TrainScorecard | TrainBoosting,
 ) -> Protocol[dict[str, tuple[BinCounts, CellSums, Words]]]:
-    """Bank: have residuals and weights (n_train,), `own`, summed by cell, with as many bins as the noise leaves.
+    """Bank: have residuals and weights (n_train,), which `own` makes, summed by cell, in as many bins as noise leaves.
 
-    rows : what `own_rows` made of them all; rarer : training rows of the rarer class.
+    rows : those of `sampled_rows`; rarer : training rows of the rarer class.
+    charges : of all openings of the fit.
     trained : whose noise is weighed once holders have told their numbers of columns.
     """
+    check_fit(int(rows["train"].sum()), charges)
 
     def sigma(n_columns: int) -> float:
-        return charge.sigma(cells_sensitivity(n_columns))
+        return charges["cells"].sigma(cells_sensitivity(n_columns))
 
     def worth_its_noise(n_columns: Mapping[str, int]) -> None:
         firm = rows["firm"] if trained.firm_weight == "shared" else None
@@ -110,8 +121,8 @@ def bank_sums(
 
     return bank_cells(
         context.session,
-        *own,
         rows["train"],
+        own,
         max_bin=lambda n_columns: min(max_bin, most_bins(rarer, sigma(n_columns))),
         sigma=sigma,
         agreed=worth_its_noise,
@@ -123,13 +134,13 @@ def holder_sums(
     fixed: FixedBins,
     table: Table,
     row_of: Integers,
-    charge: Charge,
+    charges: Mapping[str, Charge],
     *,
     ordered: bool = False,
 ) -> Protocol[tuple[CodeMap, BinnedColumns, Mask, Words]]:
     """Holder: answer `bank_sums` on its fixed bins; return map and codes of all rows, which train, and its shares.
 
-    ordered : the bank is told which codes are neighbours, up to direction.
+    charges : of all openings of the fit; ordered : the bank is told which codes are neighbours, up to direction.
     """
     maps: list[CodeMap] = []
 
@@ -139,10 +150,13 @@ def holder_sums(
         names = context.node.policy.told_names
         return columns_of(maps[-1], codes, party=context.session.party, names=names, association=False)
 
+    def check(train: Mask) -> None:
+        check_fit(int(train.sum()), charges)
+        refuse_other_split(context, train)
+
     n_columns = len(fixed.code_map(table, MOST_BINS).columns)
-    check = partial(refuse_other_split, context)
     columns, train, share = yield from holder_cells(
-        context.session, code, row_of.size, charge, n_columns=n_columns, check=check
+        context.session, code, row_of.size, charges["cells"], n_columns=n_columns, check=check
     )
     return maps[-1], columns, train, share
 
@@ -189,7 +203,7 @@ def _holder_bin(context: StepContext) -> Protocol[None]:
     fixed = yield from charged(context)
     ordered = p.tells_order(allowed=context.node.policy.allow_order)
     code_map, columns, train, share = yield from holder_sums(
-        context, fixed, table, row_of, charges_of(p)["cells"], ordered=ordered
+        context, fixed, table, row_of, charges_of(p), ordered=ordered
     )
     store.save_json("code_map", code_map.to_json())
     store.save_arrays("rows", codes=columns.codes, train=train)
@@ -228,13 +242,14 @@ def _holder_train(context: StepContext) -> Protocol[None]:
 
 
 def _cost_of_bin(_parameters: Any, sizes: Sizes) -> Cost:
-    return costed(len(sizes.holders) * (HINTS_BYTES + 60 * sizes.train), 0.5)
+    return costed(sums_bytes(sizes, min(sizes.codes, _USUAL_CODES)), 0.5)
 
 
 def _cost_of_train(_parameters: Any, sizes: Sizes) -> Cost:
-    m, d = len(sizes.holders), _USUAL_COLUMNS
-    # u and hints by row; a pair's reply and the cells of tables by ring element; keys, tables and reply of the gradient
-    sent = (15 * (d + 1) + 9 * d) * sizes.train + (d * (d + 1) / 2 + USUAL_CELLS) * 9 * 4096 + 3 * 8192 * PRODUCT_BYTES
+    m, d = len(sizes.holders), min(sizes.columns, MOST_MOMENTS)
+    # u and hints by block; a pair's reply and the cells of tables by element; keys, tables and reply of the gradient
+    blocks, cells = math.ceil(sizes.train / 4096), d * min(sizes.codes, _USUAL_CODES)
+    sent = 4096 * (15 * (d + 2) * blocks + 9 * (d * blocks + d * (d + 1) / 2 + cells)) + 3 * PRODUCT_BLOCK_BYTES
     return costed(m * sent, m * (0.3 + 5e-6 * sizes.train))
 
 
@@ -247,6 +262,7 @@ CELLS = Step(
     reads_home=files_of_columns,
     cost=_cost_of_bin,
     spends=lambda p: (charges_of(p)["cells"],),
+    fits=lambda p, train: check_fit(train, charges_of(p)),
     fixed_bins=True,
     learns=(
         COMMITTED,

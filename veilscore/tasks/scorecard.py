@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from veilscore.data.codes import CodeMap
 from veilscore.errors import RefusedError
+from veilscore.lattice.row_lookup import training_bytes
+from veilscore.lattice.slots import n_folded
 from veilscore.models import design as designing
 from veilscore.models.optimise import OptimiserState
 from veilscore.protocols.scorecard import bank_train, holder_train
 from veilscore.tasks.align import ALIGN
 from veilscore.tasks.batch import evaluation
-from veilscore.tasks.binning import BIN, BINNED, HINTS_BYTES, TOLD_ORDER, load_counts, refuse_order
+from veilscore.tasks.binning import BIN, BINNED, HINT_BYTES, TOLD_ORDER, load_counts, refuse_order
 from veilscore.tasks.context import StepContext, keep_code_map, keep_model, no_files
 from veilscore.tasks.curve import curve
 from veilscore.tasks.noise import noise_of_training
@@ -20,8 +25,7 @@ from veilscore.tasks.refit import REFIT
 from veilscore.tasks.residual import CELLS, FIT
 from veilscore.tasks.task import (
     COMMITTED,
-    PRODUCT_BYTES,
-    USUAL_CELLS,
+    PRODUCT_BLOCK_BYTES,
     Cost,
     Sizes,
     Step,
@@ -36,7 +40,6 @@ from veilscore.terms.training import TrainScorecard
 from veilscore.wire.protocol import Protocol
 
 USUAL_STEPS, USUAL_TERMS = 25, 15  # gradients of a training, terms of the sigmoid's series
-_CELL_BYTES = 4096 * 8  # of a cell in the lookup of a gradient
 ROW_S = 1.1e-5  # per row and gradient, all parties
 
 
@@ -82,10 +85,16 @@ def _refuse_standard_errors(policy: NodePolicy, p: TrainScorecard) -> None:
 
 
 def _cost(_parameters: Any, sizes: Sizes) -> Cost:
-    m, train = len(sizes.holders), sizes.train
-    one = m * min(USUAL_CELLS * _CELL_BYTES, 14 * (USUAL_CELLS + train)) + 14 * (m + 1) * train + 2 * m * 426_000
-    one += (2 * USUAL_TERMS + 2) * PRODUCT_BYTES * train
-    return costed(2 * m * HINTS_BYTES + USUAL_STEPS * one, USUAL_STEPS * (ROW_S * train + 0.05))
+    m, train, n_codes = len(sizes.holders), sizes.train, np.full(math.ceil(sizes.columns), round(sizes.codes))
+    hints, lookup = training_bytes(max(1, round(train)), n_codes)
+    # of each gradient: the lookup; the residual, by each holder's cells and the bank's; shares of log-odds and residual
+    one = m * lookup + (m + 1) * (14.0 * train + HINT_BYTES) + (m - 1) * 16.0 * train
+    # tables of the sigmoid, of which short blocks take several a ciphertext, its reply, and that of each gradient
+    whole, rest = divmod(round(train), 8192)
+    folded = 2 * USUAL_TERMS * whole + (n_folded(2 * USUAL_TERMS, rest) if rest else 0)
+    one += PRODUCT_BLOCK_BYTES * (folded + whole + bool(rest) + m * math.ceil(n_codes.sum() / 8192))
+    once = m * (hints + 2 * PRODUCT_BLOCK_BYTES) + (m + 1) * n_codes.sum() * HINT_BYTES
+    return costed(once + USUAL_STEPS * one, USUAL_STEPS * (ROW_S * train + 0.05))
 
 
 TRAIN = Step(

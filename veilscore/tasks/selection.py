@@ -132,6 +132,7 @@ def _step_of_kind(p: SelectModel, kind: Kind, name: str) -> Step:
         reads_home=lambda _parameters: inner.reads_home(own),
         cost=lambda _parameters, sizes: inner.cost(own, sizes),
         spends=lambda _parameters: inner.spends(own),
+        fits=lambda _parameters, train: inner.fits(own, train),
         bits=lambda _parameters: inner.bits(own),
         refusals=tuple(of_own(rule) for rule in inner.refusals),
     )

@@ -207,10 +207,11 @@ def stop_if_drowned(node: NodeConfig, job: Job) -> None:
     The step that opens first refuses what the true numbers of columns show.
     """
     p = job.parameters
-    if node.role != "bank" or not isinstance(p, Training) or not p.private or getattr(p, "despite_noise", False):
+    if node.role != "bank" or not isinstance(p, Training) or not p.private:
         return
-    columns = dict.fromkeys(job.holders, 1) | named_columns(job)
-    cost = noise_of(job, sizes_at_bank(node, job, columns))
+    sizes = sizes_at_bank(node, job, dict.fromkeys(job.holders, 1) | named_columns(job))
+    refuse_too_many(job, int(sizes.train))
+    cost = None if getattr(p, "despite_noise", False) else noise_of(job, sizes)
     if cost is not None:
         cost.refuse_if_drowned(node.name)
 
@@ -218,14 +219,25 @@ def stop_if_drowned(node: NodeConfig, job: Job) -> None:
 # --- what it costs ---------------------------------------------------------------------------------------------------
 
 
-def estimate(job: Job, sizes: Mapping[str, int]) -> dict[str, Cost]:
+def refuse_too_many(job: Job, train: int) -> None:
+    """Refuse a job with more training rows, or more noise, than the sums of a step can carry."""
+    for step in steps_of(job.parameters).values():
+        step.fits(job.parameters, train)
+
+
+def estimate(job: Job, sizes: Mapping[str, int], columns: Mapping[str, int] | None = None) -> dict[str, Cost]:
     """Return the rough cost of each step by name; `sizes` are rows by party, an absent holder has as many as the bank.
+
+    columns : of holders, where they are known; of others it is usual ones.
 
     Rates were measured on two cores with all parties on them (benchmarks/); bytes follow from the kernel's parameters.
     """
     n, p = sizes[job.bank], job.parameters
     held = p.holdout_fraction * n if isinstance(p, Sampled) and p.holdout_from is None else 0.0
     known = Sizes(n, tuple(sizes.get(holder, n) for holder in job.holders), n - held, held)
+    if columns:
+        counted = [columns.get(holder, known.columns) for holder in job.holders]
+        known = replace(known, columns=sum(counted) / len(counted))
     return {name: step.cost(p, known) for name, step in steps_of(p).items()}
 
 

@@ -25,17 +25,23 @@ COMMITTED = Leak("StepCommitment", "holder", "public")  # of every step of the b
 # Columns and codes are not known before a job runs, so the estimates assume usual ones.
 USUAL_CELLS = 12 * 15  # a holder's columns times their codes
 PRODUCT_BYTES = 26  # of one value in a product ciphertext
+PRODUCT_BLOCK_BYTES = 8192 * PRODUCT_BYTES  # of a ciphertext, a reply or a public key
 _BYTES_PER_S = 1.5e8  # through TLS, hashing on both sides
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What is known before a job runs: rows of the bank, of each holder (0: as many), and of each that train or not."""
+    """What is known before a job runs: rows of the bank, of each holder (0: as many), and of each that train or not.
+
+    columns, codes : columns of a holder and codes of a column, usual ones where nobody said.
+    """
 
     bank: float
     holders: tuple[float, ...]
     train: float
     held: float
+    columns: float = 12.0
+    codes: float = 15.0
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,7 @@ class Step:
     reads_home: Callable[[Any], tuple[str, ...]]  # by parameters, patterns of other files below its home
     cost: Callable[[Any, Sizes], Cost]  # what it takes
     spends: Callable[[Any], tuple[Charge, ...]]  # by parameters, what its openings cost the account of each holder
+    fits: Callable[[Any, int], None] = lambda _parameters, _train: None  # refuses more training rows than sums carry
     fixed_bins: bool = False  # whether holders use their fixed bins in it, charged once a version
     bits: Callable[[Any], float] = lambda _parameters: 0.0  # by parameters, bits of one firm that it opens (`release/`)
     learns: tuple[Leak, ...]  # each message that tells something or hides something, by who receives it

@@ -16,6 +16,7 @@ from veilscore.terms.language_model import LanguageModelConfig
 from veilscore.terms.parameters import ColumnName, Name, Parameters, Sampled
 from veilscore.terms.policy import NodePolicy
 from veilscore.terms.reading import ReadingRules
+from veilscore.terms.retention import RetentionRules
 from veilscore.terms.settings import Strict, VariableName, load
 from veilscore.terms.traces import TraceConfig
 from veilscore.terms.training import Training
@@ -226,6 +227,9 @@ class NodeConfig(Strict):
     policy: NodePolicy = Field(default=NodePolicy(), description="what it takes part in and lets out")
     limits: NodeLimits = Field(default=NodeLimits(), description="what it takes from peers and spends on a job")
     audit: AuditRules = Field(default=AuditRules(), description="bank: what it keeps for an auditor")
+    retention: RetentionRules = Field(
+        default=RetentionRules(), description="how long it keeps what it no longer works with"
+    )
     door: DoorConfig | None = Field(default=None, description="bank: how loan systems reach it; null: they do not")
     console: ConsoleConfig = Field(default=ConsoleConfig(), description="how `veilscore console` serves its people")
 

@@ -24,6 +24,7 @@ Output = Literal["score", "band", "exact", "curve"]
 OnlineOutput = Output | Literal["decision"]
 MOST_ROWS_PER_FIRM = 120  # ten years of months
 MOST_DAYS = 120
+MAX_SHARDS = 64
 MAX_BANDS = 63  # the circuit that opens bands takes no more cut-offs (protocols/banding.py)
 PARAMETERS: dict[str, type[Parameters]] = {}
 
@@ -242,6 +243,13 @@ class ScoreBatch(AppliesModel):
     )
     bands: BandLimits = Field(
         default_factory=dict, description="with output: band: other bands than the model's; they count as a new model"
+    )
+    shards: int = Field(
+        default=1,
+        ge=1,
+        le=MAX_SHARDS,
+        description="parts of the rows that are scored apart, each by a worker of each party (`workers` in node.yaml); "
+        "of scorecards, docs/scale.md",
     )
 
     @property

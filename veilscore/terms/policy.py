@@ -90,6 +90,9 @@ class NodePolicy(Strict):
     min_overlap: int = Field(default=30, ge=1, description="with fewer firms in the bank's job it refuses to go on")
     min_bin_count: int = Field(default=5, ge=1, description="fewest training rows in a bin whose counts it shows")
     max_set_size: int = Field(default=2_000_000, ge=1, description="most rows of the bank's job or its own set")
+    max_shards: int = Field(
+        default=8, ge=1, description="most shards of a batch, each of which takes a worker here while it is scored"
+    )
     publish_column_names: bool = Field(default=False, description="false: the bank sees c1, c2, ...")
     display_names: dict[ColumnName, ColumnName] = Field(
         default_factory=dict,
@@ -296,6 +299,12 @@ def refuse_retired(policy: NodePolicy, models: Mapping[str, str]) -> None:
         if model in policy.retired_models:
             where = f"measure {measure}: " if measure else ""
             raise RefusedError(f"{where}model {model!r} is retired here (retired_models): take or train another one")
+
+
+def refuse_shards(policy: NodePolicy, shards: int) -> None:
+    """Refuse a batch in more shards than this party has workers for."""
+    if shards > policy.max_shards:
+        raise RefusedError(f"takes at most {policy.max_shards} shards of a batch (max_shards), the job has {shards}")
 
 
 def utc_today() -> dt.date:
