@@ -71,7 +71,7 @@ class OnlineJoint:
         kept = self._token(firm, model, purpose, reference)
         response = self._answer(firm, model, purpose, reference, kept)
         if kept is not None and kept[0].parent.name == "tokens":
-            set_aside(*kept)
+            set_aside(*kept, reference)
         unknown = any(party.status == "unknown" for party in response.parties)
         return OpenedSteps(
             {firm: None if unknown else response.step},
@@ -129,7 +129,7 @@ class OnlineJoint:
         unused, used = ([folder / kind / f"{row['document']}.json" for row in named] for kind in ("tokens", "used"))
         for path in (one for one in unused if one.is_file()):
             return path, _signed(path)
-        other = token_of(self._node.home, self._node.name, firm, model, purpose, Decide.task)
+        other = token_of(self._node.home, self._node.name, firm, model, purpose, Decide.task, reference)
         if other is None:  # a repeat, whose token went with the first request: it may go with the same one again
             for path in (one for one in used if one.is_file()):
                 return path, _signed(path)

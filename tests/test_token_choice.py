@@ -10,7 +10,7 @@ from consent_issuer import token
 from veilscore.models.decided import FiledDecision, Pin
 from veilscore.release.consent import claim_of
 from veilscore.release.issuer import import_consent
-from veilscore.release.token_choice import asks_of, set_aside, token_for
+from veilscore.release.token_choice import asks_of, set_aside, token_for, token_of
 from veilscore.terms.decision import DecisionModel
 
 DECIDE = {"tasks": ("decide",), "purpose": "proactive"}
@@ -79,12 +79,26 @@ def test_a_damaged_token_of_another_firm_is_no_hindrance(tmp_path):
     assert claim_of(token("firm 1", **DECIDE)).scope.holders == ("tax", "registry", "court")
 
 
-def test_a_token_that_a_repeat_set_aside_first_is_set_aside(tmp_path):
-    """A request and its repeat, which waited for the same answer: the second was an error after the score."""
-    path = give(tmp_path, "1", purpose="application", tasks=("decide",))
-    found = token_for(tmp_path, ["firm 1"], time.time(), "decide", lambda: ())
-    assert found is not None
-    set_aside(*found)
-    set_aside(*found)
-    assert not path.exists()
-    assert [used.name for used in (tmp_path / "consents" / "used").iterdir()] == [path.name]
+def test_a_request_and_its_repeats_take_one_token(tmp_path):
+    """A repeat after the answer took another token of the firm away; one that waited for the same answer failed."""
+    paths = [give(tmp_path, f"{k}", tasks=("score_online",), purpose="credit") for k in range(2)]
+
+    def found(request_id):
+        return token_of(tmp_path, "bank", "firm 1", "card", "credit", "score_online", request_id)
+
+    first = found("bank:1")
+    assert first is not None
+    for _ in range(2):
+        set_aside(*first, "bank:1")
+    again = found("bank:1")
+    assert again is not None
+    assert again[1] == first[1]
+    set_aside(*again, "bank:1")
+    used = sorted((tmp_path / "consents" / "used").iterdir())
+    assert [one.name for one in used] == [first[0].name]
+    other = found("bank:2")
+    assert other is not None
+    assert {first[0], other[0]} == set(paths)
+    set_aside(*other, "bank:2")
+    assert found("bank:3") is None
+    assert found("bank:2")[1] == other[1]

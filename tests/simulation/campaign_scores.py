@@ -285,9 +285,10 @@ def _logs(world: ScoreWorld) -> Iterator[str]:
 
 
 def _audited(world: ScoreWorld) -> Iterator[str]:
-    """No honest bank is accused; what a loss of power took cannot be audited."""
+    """No honest bank is accused; what was answered is confirmed, unless a stop of the bank took what it kept."""
+    answered = {id_of(ident) for ident in world.answered}
     for one in audit(world.folder):
         if one.verdict == "differs":
             yield f"the audit accuses the bank: {one}"
-        if one.verdict == "cannot be audited" and not world.starts["bank"] > 1:
+        if one.verdict == "cannot be audited" and world.starts["bank"] == 1 and one.job_id in answered:
             yield f"the bank never stopped, and the audit finds nothing: {one}"

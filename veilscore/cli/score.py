@@ -94,7 +94,7 @@ def answer_to(
         request.consent = Signed.from_text(read_text(consent, "consent"), str(consent)).to_message().SerializeToString()
     else:
         bank = load_node_config(own).name
-        kept = token_of(own, bank, request.firm_id, request.model, request.purpose, task)
+        kept = token_of(own, bank, request.firm_id, request.model, request.purpose, task, request.request_id)
         request.consent = b"" if kept is None else kept[1].to_message().SerializeToString()
 
     async def ask(connection: Connection) -> control_pb2.ScoreResponse:
@@ -103,7 +103,7 @@ def answer_to(
 
     response = reach(own, ask)
     if kept is not None and response.status in {"scored", "fallback"}:
-        set_aside(*kept)
+        set_aside(*kept, request.request_id)
     return response
 
 

@@ -149,16 +149,19 @@ class DoorDesk:
             if asked.needs not in caller.may:
                 says = f"{caller.name} may ask for: {', '.join(caller.may)}; this needs: {asked.needs}"
                 raise ProblemError(Problem.of("not-admitted", says, asked.request_id))
-            consent, kept = await self._consent(asked)
-            request = _request(asked, caller, consent, most_s)
+            request_id = f"{caller.name}:{asked.request_id}"
+            consent, kept = await self._consent(asked, request_id)
+            request = _request(asked, request_id, consent, most_s)
             response = await self._answer(request)
             if response.status not in {"scored", "fallback"}:
                 raise ProblemError(_problem_of(asked.request_id, response))
             if kept is not None:
-                set_aside(*kept)
+                await asyncio.to_thread(set_aside, *kept, request_id)
             return asked, response
 
-    async def _consent(self, asked: ScoreAsked | DecisionAsked) -> tuple[bytes, tuple[Path, Signed] | None]:
+    async def _consent(
+        self, asked: ScoreAsked | DecisionAsked, request_id: str
+    ) -> tuple[bytes, tuple[Path, Signed] | None]:
         """Return the firm's token that came along, or one that the bank imported, with its file; ProblemError."""
         if asked.consent:
             return consent_of(asked.consent, asked.request_id), None
@@ -166,7 +169,7 @@ class DoorDesk:
 
         def choose() -> tuple[Path, Signed] | None:
             name = asked.decision if isinstance(asked, DecisionAsked) else asked.model
-            return token_of(self._home, self._name, asked.firm_id, name, asked.purpose, task)
+            return token_of(self._home, self._name, asked.firm_id, name, asked.purpose, task, request_id)
 
         kept = await asyncio.to_thread(choose)
         return (b"" if kept is None else kept[1].to_message().SerializeToString()), kept
@@ -261,9 +264,9 @@ def parse_body(body: bytes) -> dict[str, Any]:
     return found
 
 
-def _request(asked: ScoreAsked | DecisionAsked, caller: DoorCaller, consent: bytes, most_s: float) -> pb.ScoreRequest:
+def _request(asked: ScoreAsked | DecisionAsked, request_id: str, consent: bytes, most_s: float) -> pb.ScoreRequest:
     request = pb.ScoreRequest(
-        request_id=f"{caller.name}:{asked.request_id}",
+        request_id=request_id,
         firm_id=asked.firm_id,
         timeout_s=max(0.001, min(asked.timeout_s, most_s)),
         purpose=asked.purpose,

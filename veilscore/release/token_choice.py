@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -11,6 +12,7 @@ from pathlib import Path
 from veilscore.data.ids import normalise_one
 from veilscore.errors import ConfigError, DataError
 from veilscore.files.private import private_folder
+from veilscore.files.store import write_atomically
 from veilscore.release.consent import Claim, Signed, claim_of, commit
 from veilscore.release.scope import Ask
 from veilscore.terms.decide import Decide
@@ -35,11 +37,19 @@ def asks_of(home: Path, bank: str, name: str, purpose: str, now_s: float, task: 
     return ()
 
 
-def token_of(home: Path, bank: str, firm: str, name: str, purpose: str, task: str) -> tuple[Path, Signed] | None:
+def token_of(
+    home: Path, bank: str, firm: str, name: str, purpose: str, task: str, request_id: str
+) -> tuple[Path, Signed] | None:
     """Return the token, with its file, under which the bank asks about a firm now; None if it imported none.
+
+    A request that is repeated after its answer goes with the token that served it, so that it costs no other one.
 
     name : of the model or decision; purpose : empty for any.
     """
+    with contextlib.suppress(OSError, ConfigError):
+        served = _note(home / "consents", request_id).read_text(encoding="utf-8")
+        path = home / "consents" / "used" / Path(served).name
+        return path, Signed.from_text(read_text(path, "consent"), str(path))
     now_s = time.time()
     asks = partial(asks_of, home, bank, name, purpose, now_s, task)
     return token_for(home, spellings(firm), now_s, task, asks, purpose=purpose)
@@ -99,13 +109,21 @@ def spellings(firm: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def set_aside(path: Path, signed: Signed) -> None:
-    """Move a token that served its one request to HOME/consents/used; a reusable one stays.
+def set_aside(path: Path, signed: Signed, request_id: str) -> None:
+    """Move a token that served its one request to HOME/consents/used, and note which one; a reusable one stays.
 
     A request that was repeated while it ran moves it first: then it is there already.
     """
     if claim_of(signed).once:
-        used = path.parent.parent / "used"
-        private_folder(used)
+        consents = path.parent.parent
+        note = _note(consents, request_id)
+        for folder in (consents / "used", note.parent):
+            private_folder(folder)
+        write_atomically(note, lambda file: file.write(path.name.encode()))
         with contextlib.suppress(FileNotFoundError):
-            path.replace(used / path.name)
+            path.replace(consents / "used" / path.name)
+
+
+def _note(consents: Path, request_id: str) -> Path:
+    """Return the file that says which token served a request, if one has."""
+    return consents / "served" / hashlib.sha256(request_id.encode()).hexdigest()[:32]
