@@ -25,6 +25,7 @@ from veilscore.models.decided import load_decision
 from veilscore.node.founding import write_node_config
 from veilscore.release.basis import Basis, SignedBasis, filed, in_force, path_of
 from veilscore.release.consent import issue_revocations
+from veilscore.terms.charter import signed
 from veilscore.terms.federation import load_federation, make_federation, member_of, save_federation
 from veilscore.terms.node_config import load_node_config
 from veilscore.terms.settings import parse
@@ -47,15 +48,18 @@ TODAY = dt.date(2026, 12, 1)
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """Homes of a bank, a holder, a coordinator and three persons, in one federation."""
-    folder, members = tmp_path_factory.mktemp("basis"), []
+    folder, made = tmp_path_factory.mktemp("basis"), []
     roles = {"bank": "bank", "tax": "holder", "coordinator": "coordinator", **dict.fromkeys(PEOPLE, "operator")}
     for port, (name, role) in enumerate(roles.items(), start=9000):
         identity = create_identity(folder / name / "identity", name, role)
-        members.append(member_of(identity.certificate, None if role == "operator" else f"127.0.0.1:{port}"))
+        made.append((identity, None if role == "operator" else f"127.0.0.1:{port}"))
         write_node_config(folder / name, name, role)
     change(folder / "tax", people=PEOPLE, policy={"consent_issuers": ISSUERS})
+    federation = make_federation("trial", [member_of(one.certificate, address) for one, address in made])
+    for identity, address in made:
+        federation = signed(federation, identity) if address else federation
     for name in roles:
-        save_federation(make_federation("trial", members), folder / name / "federation.yaml")
+        save_federation(federation, folder / name / "federation.yaml")
     return folder
 
 
@@ -215,8 +219,7 @@ def campaign(tmp_path):
         home = folder / holder
         config = load_node_config(home)
         old = load_federation(config.federation)
-        members = [*old.members, *(member_of(one.certificate, None) for one in persons)]
-        save_federation(make_federation(old.name, members), config.federation)
+        save_federation(old.with_people(member_of(one.certificate, None) for one in persons), config.federation)
         change(home, people={"anna": ["steward"], "stella": ["steward"]})
         terms = BASIS | {"holder": holder, "decision_sha256": limit.sha256.hex(), "bits": limit.decision.bits}
         signed = SignedBasis(parse(Basis, terms | {"ends": "9999-01-01"}, "basis"))

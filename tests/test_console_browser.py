@@ -29,7 +29,7 @@ from veilscore.keys.identity import create_identity
 from veilscore.models import screening
 from veilscore.models.screening import REASONS, ScreenedColumn
 from veilscore.release.account import FILE, Account
-from veilscore.terms.federation import load_federation, make_federation, member_of, save_federation
+from veilscore.terms.federation import load_federation, member_of, save_federation
 from veilscore.terms.node_config import load_node_config
 from veilscore.wire.protocol import Charge
 
@@ -49,7 +49,7 @@ class Town:
             with_people(self.homes / party, people, per_minute=100_000, entries_per_minute=1000)
         made = [create_identity(folder / name / "identity", name, "operator") for name in ("stella", "all")]
         old = load_federation(self.homes / "federation.yaml")
-        known = make_federation(old.name, [*old.members, *(member_of(one.certificate, None) for one in made)])
+        known = old.with_people(member_of(one.certificate, None) for one in made)
         for party in (*PARTIES, "coordinator"):
             save_federation(known, self.homes / party / "federation.yaml")
         self._at_bank(folder)

@@ -23,7 +23,7 @@ from veilscore.console.limits import RateLimit
 from veilscore.console.serve import invitation
 from veilscore.errors import ConfigError, IdentityError, RefusedError, StateError
 from veilscore.keys.identity import create_identity
-from veilscore.terms.federation import load_federation, make_federation, member_of, save_federation
+from veilscore.terms.federation import load_federation, member_of, save_federation
 from veilscore.terms.node_config import NodeConfig
 from veilscore.terms.settings import parse
 
@@ -113,8 +113,8 @@ def test_client_certificates_are_those_of_the_federation(folder, tmp_path):
     homes = make_homes(tmp_path)
     made = {name: create_identity(homes / name / "identity", name, "operator") for name in ("stella", "eve")}
     old = load_federation(homes / "federation.yaml")
-    members = [*old.members, *(member_of(one.certificate, None) for one in made.values())]
-    save_federation(make_federation(old.name, members), homes / "tax" / "federation.yaml")
+    known = old.with_people(member_of(one.certificate, None) for one in made.values())
+    save_federation(known, homes / "tax" / "federation.yaml")
     opened = OpenedConsole(with_people(homes / "tax", {"stella": ["steward"]}))
     try:
         shown = ssl.PEM_cert_to_DER_cert(made["stella"].certificate.pem.decode())

@@ -29,7 +29,7 @@ from veilscore.models import screening
 from veilscore.models.screening import REASONS, ScreenedColumn
 from veilscore.node.founding import found_federation
 from veilscore.node.local import open_job
-from veilscore.terms.federation import load_federation, make_federation, member_of, save_federation
+from veilscore.terms.federation import load_federation, member_of, save_federation
 
 GRAPH = (files("party_bank.policy") / "graphs" / "admission.json").read_text()
 PEOPLE = {"mo": ["modeller", "steward"], "anna": ["steward"], "bert": ["steward"], "ada": ["auditor"]}
@@ -48,7 +48,7 @@ def bank(tmp_path):
     path = home / "federation.yaml"
     made = [create_identity(tmp_path / person / "identity", person, "operator") for person in PEOPLE]
     old = load_federation(path)
-    save_federation(make_federation(old.name, [*old.members, *(member_of(i.certificate, None) for i in made)]), path)
+    save_federation(old.with_people(member_of(i.certificate, None) for i in made), path)
     (home / "bank.yaml").write_text(yaml.safe_dump(SETTINGS.model_dump(mode="json", exclude_defaults=True)))
     (home / "past").mkdir()
     (home / "past" / "firms.csv").write_text("\n".join([HEAD, *ROWS, ""]))

@@ -7,6 +7,7 @@ import contextlib
 import shutil
 
 import pytest
+import structlog
 import yaml
 from trial_federation import IMPATIENT, JOB, QUICK, commanding, show, submit, until, watch
 from typer.testing import CliRunner
@@ -19,8 +20,15 @@ from veilscore.keys.rotation import move, revoke_by_recovery, revoke_by_vote
 from veilscore.keys.voice_words import voice_words
 from veilscore.node.founding import free_ports
 from veilscore.node.node import Node
-from veilscore.terms.charter import charter
-from veilscore.terms.federation import Federation, load_federation, make_federation, member_of, save_federation
+from veilscore.terms.charter import charter, signed
+from veilscore.terms.federation import (
+    Federation,
+    add_statements,
+    load_federation,
+    make_federation,
+    member_of,
+    save_federation,
+)
 
 ROLES = {"coordinator": "coordinator", "bank": "bank", "tax": "holder", "registry": "holder"}
 
@@ -89,6 +97,14 @@ def machines(tmp_path):
         home.parent.mkdir(parents=True)
     requests = [ask_to_join(homes[name], next(ports), role) for name, role in ROLES.items()]
     return homes, requests[1:], ports
+
+
+@pytest.fixture
+def founded(machines):
+    homes, requests, ports = machines
+    agree(homes, requests, "--federation", "pilot")
+    identities = {name: load_identity(home / "identity") for name, home in homes.items()}
+    return homes, load_federation(homes["bank"] / "federation.yaml"), identities, ports
 
 
 def test_words_are_those_of_the_list():
@@ -181,6 +197,125 @@ def test_a_home_refuses_a_file_that_was_changed_after_it_was_signed(machines):
     assert {m.name for m in load_federation(path).members} == set(ROLES)
 
 
+def rewritten(path, **changes):
+    content = yaml.safe_load(path.read_text()) | changes
+    path.write_text(yaml.safe_dump({key: value for key, value in content.items() if value is not None}))
+
+
+def test_a_file_without_signatures_is_no_nodes(machines):
+    homes, requests, ports = machines
+    agree(homes, requests, "--federation", "pilot")
+    path = homes["tax"] / "federation.yaml"
+    text = path.read_text()
+    signatures = yaml.safe_load(text)["signatures"]
+    stranger = create_identity(homes["tax"].parent / "land", "land", "holder", passphrase=lambda: None)
+    added = member_of(stranger.certificate, f"127.0.0.1:{next(ports)}").model_dump(mode="json")
+    for kept in (None, {"tax": signatures["tax"]}):
+        rewritten(path, signatures=kept)
+        with pytest.raises(IdentityError, match=r"not signed by .*bank.*veilscore join take"):
+            Node(homes["tax"])
+        path.write_text(text)
+
+    async def scenario(lines):
+        node = Node(homes["tax"], limits=QUICK)
+        await node.start()
+        try:
+            members = yaml.safe_load(text)["members"]
+            rewritten(path, signatures=None, members=[*members, added])
+            await until(lambda: any("is not signed by" in line.get("obstacle", "") for line in lines))
+            assert {m.name for m in node.fabric.federation.members} == set(ROLES)
+        finally:
+            await node.stop(0.1)
+
+    with structlog.testing.capture_logs() as lines:
+        asyncio.run(asyncio.wait_for(scenario(lines), 60))
+
+
+def test_a_person_is_added_and_all_else_of_the_file_stays(founded):
+    homes, base, ids, ports = founded
+    path = homes["bank"] / "federation.yaml"
+    lost = load_recovery_key(homes["tax"] / "identity" / "recovery.pem")
+    revoked = revoke_by_recovery(lost, "tax", ids["tax"].fingerprint, "pilot", base.next_date_ms())
+    add_statements(path, [revoked])
+    for name, role in (("anna", "operator"), ("land", "holder")):
+        create_identity(homes["bank"].parent / name, name, role, passphrase=lambda: None)
+    pem = homes["bank"].parent / "anna" / "certificate.pem"
+    veilscore("federation", "add", path, pem)
+    after = load_federation(path)
+    assert {m.name for m in after.members} == {*ROLES, "anna"}
+    assert (after.signatures, after.statements) == (base.signatures, (revoked,))
+    Node(homes["bank"])
+    pem = homes["bank"].parent / "land" / "certificate.pem"
+    with pytest.raises(ConfigError, match="land is a node, and nodes join by `veilscore join`"):
+        veilscore("federation", "add", path, pem, "--address", f"127.0.0.1:{next(ports)}")
+
+
+def test_nobody_writes_over_the_words_or_out_of_the_home(machines):
+    """Addresses and names come by mail; what is shown beside the words, and names files, has no such characters."""
+    homes, requests, _ = machines
+    hub = homes["coordinator"]
+    veilscore("join", "propose", hub, *requests, "--federation", "pilot", *compared(ROLES))
+    proposal = hub / "pilot.proposal.yaml"
+    content = yaml.safe_load(proposal.read_text())
+    for address in ("a\n  bank (bank)\n    aardvark:1", "\x1b[3Aa:1", "a b:1", "a/b:1", "\u202ea:1", "[::1]\n:1"):
+        content["members"][1]["address"] = address
+        proposal.write_text(yaml.safe_dump(content, allow_unicode=True))
+        with pytest.raises(ConfigError, match="must be host:port"):
+            veilscore("join", "show", proposal)
+    content["members"][1]["address"] = "[fe80::1%eth0]:7101"
+    for name in ("../../elsewhere", "a/b", ".", "a\nb", "\x1b[2J", ""):
+        content["name"] = name
+        proposal.write_text(yaml.safe_dump(content, allow_unicode=True))
+        with pytest.raises(ConfigError, match="name"):
+            veilscore("join", "sign", homes["tax"], proposal, *compared(ROLES))
+    assert not list(hub.parent.parent.rglob("elsewhere*"))
+
+
+def test_a_node_signs_one_of_two_foundings(machines):
+    homes, requests, _ = machines
+    hub, bank = homes["coordinator"], homes["bank"]
+    for chosen in (requests[:2], [requests[0], requests[2]]):
+        veilscore("join", "propose", hub, *chosen, "--federation", "pilot", *compared(ROLES))
+        shutil.copy(hub / "pilot.proposal.yaml", hub / f"{chosen[1].parent.name}.yaml")
+    veilscore("join", "sign", bank, hub / "tax.yaml", *compared(ROLES))
+    with pytest.raises(ConfigError, match=r"has signed another file of pilot.*tax is missing.*remove it"):
+        veilscore("join", "sign", bank, hub / "registry.yaml", *compared(ROLES))
+    veilscore("join", "propose", hub, *requests, "--federation", "pilot", *compared(ROLES))
+    veilscore("join", "sign", bank, hub / "pilot.proposal.yaml", *compared(ROLES))  # it goes on from the first
+
+
+def test_a_revoked_key_signs_no_newer_file(founded, tmp_path):
+    """The file comes without the statements by which the key was revoked: what the home knows counts."""
+    homes, base, ids, ports = founded
+    path = homes["bank"] / "federation.yaml"
+    lost = load_recovery_key(homes["tax"] / "identity" / "recovery.pem")
+    new = create_identity(tmp_path / "tax2", "tax", "holder", passphrase=lambda: None,
+                          recovery=ids["tax"].certificate.recovery)  # fmt: skip
+    now_ms = base.next_date_ms()
+    add_statements(path, [revoke_by_recovery(lost, "tax", ids["tax"].fingerprint, "pilot", now_ms, new)])
+    land = create_identity(tmp_path / "land", "land", "holder", passphrase=lambda: None)
+    larger = make_federation("pilot", [*base.members, member_of(land.certificate, f"127.0.0.1:{next(ports)}")])
+    for identity in (*ids.values(), land):
+        larger = signed(larger, identity)
+    save_federation(larger, tmp_path / "larger.yaml")
+    with pytest.raises(IdentityError, match=r"tax did not sign these nodes.*was revoked"):
+        veilscore("join", "take", homes["bank"], tmp_path / "larger.yaml")
+    save_federation(signed(larger, new), tmp_path / "larger.yaml")
+    veilscore("join", "take", homes["bank"], tmp_path / "larger.yaml")
+    save_federation(base, tmp_path / "older.yaml")
+    with pytest.raises(ConfigError, match="land is missing"):  # nor does an older file come back
+        veilscore("join", "take", homes["bank"], tmp_path / "older.yaml")
+
+
+def test_statements_dated_ahead_are_not_taken_from_a_file(founded, tmp_path):
+    homes, base, ids, _ = founded
+    ahead = revoke_by_vote(ids["registry"], "tax", ids["tax"].fingerprint, "pilot", base.next_date_ms() + 86_400_000)
+    save_federation(base.with_statements([ahead]), tmp_path / "ahead.yaml")
+    veilscore("keys", "take", homes["bank"], tmp_path / "ahead.yaml")
+    veilscore("join", "take", homes["bank"], tmp_path / "ahead.yaml")
+    assert load_federation(homes["bank"] / "federation.yaml") == base
+
+
 def opened(homes, *names):
     return {
         name: Coordinator(homes[name], limits=QUICK, patience=IMPATIENT)
@@ -262,14 +397,6 @@ def test_from_four_folders_to_a_fifth_a_move_and_a_lost_key(machines, tmp_path):
 
 
 # the rules of statements
-
-
-@pytest.fixture
-def founded(machines):
-    homes, requests, ports = machines
-    agree(homes, requests, "--federation", "pilot")
-    identities = {name: load_identity(home / "identity") for name, home in homes.items()}
-    return homes, load_federation(homes["bank"] / "federation.yaml"), identities, ports
 
 
 def test_moves_and_named_keys(founded, tmp_path):

@@ -13,7 +13,7 @@ from trial_federation import JOB, commanding, make_homes, open_trial, running, s
 from veilscore.errors import ConfigError, RefusedError, VeilscoreError
 from veilscore.keys.identity import create_identity
 from veilscore.node.founding import write_node_config
-from veilscore.terms.federation import load_federation, make_federation, member_of, save_federation
+from veilscore.terms.federation import load_federation, member_of, save_federation
 from veilscore.terms.node_config import NodeConfig, load_node_config
 from veilscore.terms.people import ACCESS, PERSON_ROLES, roles_of
 from veilscore.terms.settings import parse
@@ -30,7 +30,7 @@ def homes(tmp_path):
     people = (*PEOPLE, "all", "nobody")
     made = [create_identity(folder / name / "identity", name, "operator") for name in people]
     old = load_federation(folder / "federation.yaml")
-    federation = make_federation(old.name, [*old.members, *(member_of(i.certificate, None) for i in made)])
+    federation = old.with_people(member_of(i.certificate, None) for i in made)
     for name in (*NODES, *people):
         save_federation(federation, folder / name / "federation.yaml")
     for name in people:

@@ -24,6 +24,7 @@ from veilscore.cli import app
 from veilscore.errors import ConfigError, DataError, IdentityError, RefusedError, StateError
 from veilscore.keys.identity import create_identity
 from veilscore.node.founding import write_node_config
+from veilscore.terms.charter import signed
 from veilscore.terms.federation import make_federation, member_of, save_federation
 from veilscore.terms.node_config import load_node_config
 
@@ -168,7 +169,10 @@ def bank(tmp_path):
     write_node_config(tmp_path / "bank", "bank", "bank")
     with (tmp_path / "bank" / "node.yaml").open("a") as file:
         file.write(yaml.safe_dump({"people": people}))
-    save_federation(make_federation("trial", members), tmp_path / "bank" / "federation.yaml")
+    federation = make_federation("trial", members)
+    for name in ("bank", "hub"):
+        federation = signed(federation, made[name])
+    save_federation(federation, tmp_path / "bank" / "federation.yaml")
     return tmp_path
 
 

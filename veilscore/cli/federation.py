@@ -13,7 +13,15 @@ from veilscore.cli.partner import PartnerOption, chosen_partner
 from veilscore.errors import ConfigError
 from veilscore.keys.identity import parse_certificate
 from veilscore.node.founding import DataFiles, found_federation
-from veilscore.terms.federation import Federation, load_federation, make_federation, member_of, save_federation
+from veilscore.terms.federation import (
+    Federation,
+    Member,
+    change_federation,
+    load_federation,
+    make_federation,
+    member_of,
+    save_federation,
+)
 from veilscore.terms.node_config import load_node_config
 from veilscore.terms.settings import Strict, parse, parse_yaml, read_text
 
@@ -97,24 +105,28 @@ def add(
         str | None, typer.Option(help="Name of the federation, the same in every member's file; default federation.")
     ] = None,
 ) -> None:
-    """Add a member by its certificate.
+    """Add a person by its certificate; nodes too, to a file that no node has signed yet.
 
-    Until coordinator and bank are in, the file is a draft: it is kept beside as federation.yaml.draft.
+    Until coordinator and bank are in, the file is a draft: it is kept beside as federation.yaml.draft. A node starts on
+    a file that all nodes have signed: between organisations see `veilscore join`.
     """
     member = member_of(parse_certificate(read_bytes(certificate)), address)
     if not federation.parent.is_dir():
         raise ConfigError(f"folder {federation.parent} does not exist; make it, or name another place for the file")
     draft = federation.with_name(federation.name + ".draft")
     members, named = [member], None
-    if federation.exists():
+    if federation.exists():  # all else that it holds stays, and running nodes may write to it at the same time
         before = load_federation(federation)
-        members, named = [*before.members, member], before.name
-    elif draft.exists():
+        if name not in {None, before.name}:
+            raise ConfigError(_named_otherwise(federation, before.name, name))
+        _show_federation(change_federation(federation, lambda kept: _with_member(kept, member)))
+        return
+    if draft.exists():
         kept = parse(_Draft, parse_yaml(read_text(draft, "draft"), str(draft)), str(draft))
         members = [*(member_of(parse_certificate(m.certificate.encode()), m.address) for m in kept.members), member]
         named = kept.name
     if name and named and name != named:
-        raise ConfigError(f"{federation} is of federation {named}, not {name}; every member's file has the same name")
+        raise ConfigError(_named_otherwise(federation, named, name))
     name = name or named
     roles = {m.role for m in members}
     if {"bank", "coordinator"} <= roles:
@@ -131,6 +143,17 @@ def add(
 def check(federation: Annotated[Path, typer.Argument(help="federation.yaml")]) -> None:
     """Check the file and show fingerprints; compare them with the other members' copies."""
     _show_federation(load_federation(federation))
+
+
+def _named_otherwise(path: Path, kept: str, given: str | None) -> str:
+    return f"{path} is of federation {kept}, not {given}; every member's file has the same name"
+
+
+def _with_member(before: Federation, member: Member) -> Federation:
+    """Return a federation with one more person, or node where none has signed; signatures and statements stay."""
+    if member.role == "operator" or before.signatures:
+        return before.with_people([member])
+    return make_federation(before.name, [*before.members, member]).with_statements(before.statements)
 
 
 def _show_federation(federation: Federation) -> None:

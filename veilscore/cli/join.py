@@ -117,7 +117,7 @@ def sign(
     config = load_node_config(home)
     found = load_federation(proposal)
     ask_compared(joining.new_nodes(home, config, found), compared or [])
-    path = home / f"{found.name}.signed-by-{config.name}.yaml"
+    path = joining.signed_file(home, config, found)
     save_federation(joining.sign(home, config, found), path)
     console().print(f"written: {path!s}\nSend it back to whoever sent the proposal.")
 

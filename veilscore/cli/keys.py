@@ -21,7 +21,7 @@ from veilscore.keys.key_history import PinnedKey
 from veilscore.keys.rotation import DAY_S, MAX_OVERLAP_S, KeyStatement, revoke_by_recovery, revoke_by_vote, rotate
 from veilscore.node.founding import new_key
 from veilscore.node.joining import read_request
-from veilscore.terms.federation import Federation, add_statements, load_federation
+from veilscore.terms.federation import Federation, add_statements, load_federation, timely
 from veilscore.terms.membership import load_membership
 from veilscore.terms.node_config import NodeConfig, load_node_config
 
@@ -160,7 +160,7 @@ def take(home: Home, other: Annotated[Path, typer.Argument(help="Another member'
     """Take in the key statements of another member's file; each is checked by its own signatures."""
     config = load_node_config(home)
     before = load_federation(config.federation)
-    after = add_statements(config.federation, load_federation(other).statements)
+    after = add_statements(config.federation, timely(load_federation(other)).statements)
     console().print(f"{len(after.statements) - len(before.statements)} new, digest {after.history.digest}")
 
 

@@ -24,7 +24,7 @@ from veilscore.fabric.watches import described, for_ever
 from veilscore.keys.identity import ROLES, load_identity, make_current
 from veilscore.keys.key_history import MAX_STATEMENTS_BY_KEY
 from veilscore.keys.rotation import KeyStatement, parse_statement
-from veilscore.terms.charter import check_signatures, grown
+from veilscore.terms.charter import check_whole, grown
 from veilscore.terms.federation import Federation, Member, add_statements, load_federation
 from veilscore.terms.node_config import NodeConfig
 from veilscore.v1 import control_pb2
@@ -119,7 +119,7 @@ class KeyWatch:
 
     async def _take_members(self, federation: Federation) -> None:
         """Go on with members that the file has and the node does not; all else that differs holds from a start."""
-        await asyncio.to_thread(check_signatures, federation)
+        await asyncio.to_thread(check_whole, federation)
         async with self._taking:
             before = self._fabric.federation
             grown(before, federation)

@@ -42,6 +42,7 @@ RECOVERY_FILE = "recovery.pem"
 CURRENT_FILE = "current"  # names the folder of the key in use, once it was rotated
 MOST_DAYS = 36_500
 NAME_PATTERN = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+_HOST = re.compile(r"[\w.-]{1,253}|\[[0-9a-fA-F:.]{2,45}(%[\w.-]{1,15})?\]", re.ASCII)
 
 # Extension of a certificate with the SHA-256 of a recovery key; an arc of a random UUID (ITU-T X.667).
 RECOVERY_OID = x509.ObjectIdentifier("2.25.187134260512219436177812356481123547890")
@@ -161,11 +162,14 @@ def check_name(name: str) -> str:
 
 
 def check_address(address: str) -> str:
-    """Return `address` if it is host:port with a port from 1 to 65535; ConfigError otherwise."""
+    """Return `address` if it is host:port with a port from 1 to 65535; ConfigError otherwise.
+
+    Nothing but letters, digits and marks of host names: it comes from peers, and is shown beside words that people
+    compare, where a line break or a control character could write other words over them.
+    """
     host, _, port = address.rpartition(":")
-    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     digits = port.isascii() and port.isdigit() and len(port) <= 5
-    if not bare or (":" in bare and bare == host) or not digits or not 1 <= int(port) <= 65535:
+    if not _HOST.fullmatch(host) or not digits or not 1 <= int(port) <= 65535:
         raise ConfigError(f"address {address!r} must be host:port, for example tax.example.org:7101")
     return address
 

@@ -22,6 +22,7 @@ from veilscore.files.private import private_folder
 from veilscore.files.store import write_text
 from veilscore.keys.identity import Identity, create_identity
 from veilscore.release.issuer import Issuer
+from veilscore.terms.charter import signed
 from veilscore.terms.federation import Federation, load_federation, make_federation, member_of, save_federation
 from veilscore.terms.key_settings import KeyConfig
 from veilscore.terms.node_config import NodeConfig, load_node_config
@@ -86,11 +87,13 @@ def found_federation(
             raise ConfigError(f"{folder / member} exists already; choose another folder or remove it")
     datasets = {} if data is None else {party: _dataset(data, party, role) for party, role in parties.items()}
     ports = free_ports(len(roles), host)  # from here on files are made: what can be wrong has been looked at
-    members = []
+    identities = []
     for (member, role), port in zip(roles.items(), ports, strict=True):
         identity = create_identity(folder / member / "identity", member, role, recovery=True)
-        members.append(member_of(identity.certificate, f"{host}:{port}"))
-    federation = make_federation(name, members)
+        identities.append((identity, f"{host}:{port}"))
+    federation = make_federation(name, [member_of(one.certificate, address) for one, address in identities])
+    for identity, _ in identities:
+        federation = signed(federation, identity)
     portal = Issuer.create(folder / PORTAL, PORTAL)
     until = utc_today() + dt.timedelta(days=365)
     holders = {

@@ -26,6 +26,7 @@ from veilscore.terms.federation import (
     make_federation,
     member_of,
     save_federation,
+    timely,
 )
 from veilscore.terms.node_config import NodeConfig
 from veilscore.terms.settings import Strict, load
@@ -102,23 +103,43 @@ def new_nodes(home: Path, config: NodeConfig, proposal: Federation) -> list[Memb
 
     Raises where it is no proposal for this home: another own entry, or other changes than new nodes.
     """
-    check_signatures(proposal, now=True)
-    identity = own_identity(home, config)
-    pinned = proposal.history.find(identity.fingerprint)
+    identity, kept = own_identity(home, config), config.federation
+    before = load_federation(kept) if kept.exists() else None
+    # by what this home knows: a file may come without the statement that a key was revoked
+    known = proposal if before is None else joined(before, proposal)
+    check_signatures(known, now=True)
+    pinned = known.history.find(identity.fingerprint)
     if pinned is None or pinned.certificate.name != config.name:
         raise IdentityError(f"the file does not have the certificate of this home's node, {config.name}: send the "
                             "request again", party=config.name)  # fmt: skip
-    if config.federation.exists():
-        return list(grown(load_federation(config.federation), proposal))
+    if before is not None:
+        return list(grown(before, proposal))
     if (own := read_request(request_file(home, config.name))) not in proposal.members:
         raise ConfigError(f"the file has another address for {own.name} than its request, {own.address}")
     return [m for m in nodes_of(proposal) if m.name != config.name]
 
 
 def sign(home: Path, config: NodeConfig, proposal: Federation) -> Federation:
-    """Return the proposal with this node's signature; `new_nodes` must have been compared."""
+    """Return the proposal with this node's signature; `new_nodes` must have been compared.
+
+    Raises ConfigError where it signed another one that this does not go on from: whoever has two such files could show
+    one to some nodes and the other to others.
+    """
     new_nodes(home, config, proposal)
+    if (path := signed_file(home, config, proposal)).exists():
+        try:
+            grown(load_federation(path), proposal)
+        except ConfigError as error:
+            raise ConfigError(
+                f"this node has signed another file of {proposal.name}, {path} ({error.message}): if all have given "
+                "that one up, remove it and sign again; else ask who sent you two"
+            ) from error
     return signed(proposal, own_identity(home, config))
+
+
+def signed_file(home: Path, config: NodeConfig, proposal: Federation) -> Path:
+    """Return where a home keeps the file of nodes that it signed."""
+    return home / f"{proposal.name}.signed-by-{config.name}.yaml"
 
 
 def take(home: Path, config: NodeConfig, copies: list[Federation]) -> Federation:
@@ -126,7 +147,7 @@ def take(home: Path, config: NodeConfig, copies: list[Federation]) -> Federation
 
     copies : of one proposal, each with some of the signatures.
     """
-    federation = merged(copies)
+    federation = timely(merged(copies))
     new_nodes(home, config, federation)
     if missing := unsigned(federation):
         raise ConfigError(f"not signed yet by {', '.join(missing)}: take it again with their copies")

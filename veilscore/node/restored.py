@@ -18,6 +18,7 @@ from veilscore.fabric.process import running_pid
 from veilscore.files.backup import BackupManifest, restore
 from veilscore.files.sqlite_file import told
 from veilscore.node.state import JOBS, LoggedState
+from veilscore.terms.charter import check_whole
 from veilscore.terms.federation import load_federation
 from veilscore.terms.node_config import NodeConfig, load_node_config
 
@@ -52,6 +53,7 @@ def check_home(home: Path) -> list[str]:
     if not log.is_file():
         return ["It has no log: its node never ran."]
     federation = load_federation(node.federation)
+    check_whole(federation)
     receipts = sorted((home / FOLDER / "receipts").glob("*.json"))
     known = [head for path in receipts for head in heads_in(path.read_bytes())]
     proved = verify_log(log, FederationKeys(lambda: federation), known)

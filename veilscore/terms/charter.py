@@ -70,6 +70,17 @@ def check_signatures(federation: Federation, *, now: bool = False) -> None:
             ) from error
 
 
+def check_whole(federation: Federation) -> None:
+    """Refuse a file that not all its nodes have signed, or that was changed since."""
+    check_signatures(federation)
+    if missing := unsigned(federation):
+        raise IdentityError(
+            f"federation {federation.name} is not signed by {', '.join(missing)}, so not all vouch for its nodes: take "
+            "the file with the signatures of all (`veilscore join take`); where there is none, each signs it "
+            "(`veilscore join sign`)"
+        )
+
+
 def grown(before: Federation, after: Federation) -> tuple[Member, ...]:
     """Return the nodes that are new; ConfigError where anything else is different."""
     old, new = {m.name: m for m in nodes_of(before)}, {m.name: m for m in nodes_of(after)}

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import Field, field_validator, model_validator
 
-from veilscore.errors import IdentityError, StateError, VeilscoreError
+from veilscore.errors import ConfigError, IdentityError, StateError, VeilscoreError
 from veilscore.files.private import private_file, private_folder
 from veilscore.files.store import write_text
 from veilscore.keys.identity import Certificate, check_address, check_name, parse_certificate
@@ -29,6 +29,7 @@ from veilscore.terms.settings import Strict, nearest, parse, parse_yaml, read_te
 T = TypeVar("T")
 Role = Literal["bank", "holder", "coordinator", "operator"]
 Signature = Annotated[str, Field(pattern=r"^([0-9a-f]{2}){8,80}$")]
+_CLOCK_SKEW_S = 300.0  # as nodes allow (WireLimits)
 _MOST_BYTES = 1 << 26  # every member may add 100 statements (key_history.py), each with a certificate
 
 
@@ -82,7 +83,11 @@ class Member(Strict):
 class Federation(Strict):
     """Lists the members, and the statements by which their keys changed."""
 
-    name: str = Field(description="name of the federation")
+    name: str = Field(
+        # it comes by mail, names files, and is shown beside words that people compare
+        pattern=r"^\w[\w .-]{0,59}$",
+        description="name of the federation: letters, digits, space, dot, - and _, at most 60",
+    )
     members: tuple[Member, ...] = Field(description="one coordinator, at least one bank; certificates as first pinned")
     statements: tuple[KeyStatement, ...] = Field(
         default=(), description="signed statements that replace or revoke keys, or move a node; nodes write them"
@@ -141,6 +146,14 @@ class Federation(Strict):
         history = KeyHistory.of(self.name, [m.identity for m in self.members], every.values())
         applied = tuple(history.applied)
         return Federation(name=self.name, members=self.members, statements=applied, signatures=self.signatures)
+
+    def with_people(self, people: Iterable[Member]) -> Federation:
+        """Return the same federation with persons added, whom no node signs for; ConfigError where one is none."""
+        added = tuple(people)
+        if nodes := [m.name for m in added if m.role != "operator"]:
+            raise ConfigError(f"{', '.join(nodes)} is a node, and nodes join by `veilscore join`, for all to sign")
+        content = self.model_dump() | {"members": [m.model_dump() for m in (*self.members, *added)]}
+        return parse(Federation, content, "federation")
 
     def next_date_ms(self) -> int:
         """Return the time now, but after every known statement, so that the order of dates is that of events."""
@@ -206,6 +219,13 @@ def save_federation(federation: Federation, path: Path) -> None:
 def add_statements(path: Path, statements: Iterable[KeyStatement]) -> Federation:
     """Put statements into a federation file and return it."""
     return change_federation(path, lambda before: before.with_statements(statements))
+
+
+def timely(federation: Federation, now_s: float | None = None) -> Federation:
+    """Return what a file of somebody else holds without statements of no effect, or dated ahead of all clocks."""
+    latest_s = (time.time() if now_s is None else now_s) + _CLOCK_SKEW_S
+    empty = Federation(name=federation.name, members=federation.members, signatures=federation.signatures)
+    return empty.with_statements(s for s in federation.statements if s.date_s <= latest_s)
 
 
 def change_federation(path: Path, change: Callable[[Federation], Federation]) -> Federation:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from veilscore.errors import ConfigError
 from veilscore.keys.identity import Identity, current_folder, load_identity
-from veilscore.terms.charter import check_signatures
+from veilscore.terms.charter import check_whole
 from veilscore.terms.federation import Federation, load_federation
 from veilscore.terms.node_config import NodeConfig
 
@@ -16,7 +16,7 @@ def load_membership(home: Path, config: NodeConfig) -> tuple[Identity, Federatio
     source = config.key.open(home)
     identity = load_identity(config.identity, passphrase=lambda: source.secret(current_folder(config.identity)))
     federation = load_federation(config.federation)
-    check_signatures(federation)
+    check_whole(federation)
     if (identity.name, identity.role) != (config.name, config.role):
         raise ConfigError(
             f"{home / 'node.yaml'} says {config.name} ({config.role}), the identity in {config.identity} is that "
