@@ -198,3 +198,23 @@ def test_a_reference_counts_one_release_alone(home):
         ledger.add(same)  # a repeat
         with pytest.raises(RefusedError, match="another release was counted under this request id"):
             ledger.add(Release(ONLINE, "bank", "bank/r1", "aa", "bb", ledger.firms(["f9"])))
+
+
+def test_a_crash_between_log_and_ledger_lets_the_node_start(home):
+    """Both are written at once: of the last opening the log may be on disk alone, and nothing left."""
+
+    def log_three(node, number=3, age_s=0.0):
+        at = {"request": f"r{number}", "time_ms": int((time.time() - age_s) * 1000)}
+        opened = {"kind": "share_opened", "bank": "bank", "policy": policy_digest(node.config)}
+        node.evidence.log.append([opened | at])
+
+    start(home, log_three)
+    start(home)
+    start(home)  # the log calls it so, and later starts find it
+    assert b"not_left" in log_path(home.parent, "tax").read_bytes()
+
+
+def test_what_the_ledger_lost_before_the_end_is_no_crash(home):
+    without(home, "release.db", "DELETE FROM releases WHERE reference = 'bank/r1'")
+    with pytest.raises(StateError, match="single firms"):
+        start(home)

@@ -21,6 +21,7 @@ from veilscore.evidence.console_acts import Pulse, serve_console_calls
 from veilscore.evidence.exchange import CrossSigning
 from veilscore.evidence.head_watch import FIRST_CALL_S, HeadWatch
 from veilscore.evidence.job_ledger import Ledger, LedgerEntry
+from veilscore.evidence.online_opening import NOT_LEFT
 from veilscore.evidence.opening import StepRecord, begin
 from veilscore.evidence.recorder import EvidenceRecorder
 from veilscore.fabric.fabric import Fabric
@@ -135,6 +136,8 @@ class Node:
         state = LoggedState(self.home, self.config)
         await asyncio.to_thread(self.evidence.open, asyncio.get_running_loop(), state.visit)
         await asyncio.to_thread(state.check, self.ledger, self.evidence.log)
+        if state.not_left:
+            await asyncio.to_thread(self.evidence.noted, NOT_LEFT, references=list(state.not_left))
         await asyncio.to_thread(remove_unfinished, self.home)
         await self.heads.compare_first()
         await asyncio.to_thread(settle, self.home, self.ledger, self.evidence, self.filing.is_done)

@@ -24,6 +24,7 @@ from veilscore.evidence.facts import policy_digest
 from veilscore.evidence.head_watch import BEHIND, read_behind
 from veilscore.evidence.job_ledger import Ledger
 from veilscore.evidence.log import FOLDER, LOG_FILE, Log
+from veilscore.evidence.online_opening import NOT_LEFT
 from veilscore.evidence.receipt import JobReceipt
 from veilscore.evidence.recorder import EvidenceRecorder
 from veilscore.fabric.process import only_one
@@ -90,6 +91,7 @@ class LoggedState:
         self._opened: deque[_Opened] = deque(maxlen=_NEWEST)
         self._counts: dict[str, int] = {}
         self._last_s = 0.0
+        self.not_left: tuple[str, ...] = ()  # logged, and a crash came before they were counted: nothing left
 
     def visit(self, entry: dict[str, Any]) -> None:
         """Take in one entry, in the order of the log; EvidenceError if it is of a known kind and misses a field."""
@@ -114,6 +116,9 @@ class LoggedState:
         elif kind in {"share_opened", "decision_part_opened"}:
             counted = bool(self._policy) and entry["policy"] == self._policy
             self._opened.append(_Opened(f"{entry['bank']}/{entry['request']}", time_s, counted))
+        elif kind == NOT_LEFT:
+            undone = set(entry["references"])
+            self._opened = deque((one for one in self._opened if one.reference not in undone), maxlen=_NEWEST)
         elif kind == "state":
             self._counts = dict(entry["counts"])
         elif kind == "mended":  # what could not be written back was let go
@@ -202,8 +207,22 @@ class LoggedState:
         if not counted:
             return []
         with contextlib.closing(ReleaseLedger(self._home / LEDGER)) as ledger:
-            lost = sum(not ledger.knows(reference) for reference in counted)
-        return [Gap(LEDGER, f"{lost} of the last {len(counted)} single firms opened")] if lost else []
+            lost = [reference for reference in counted if not ledger.knows(reference)]
+        if lost and self._cut_off(lost, counted):
+            self.not_left = tuple(lost)
+            return []
+        return [Gap(LEDGER, f"{len(lost)} of the last {len(counted)} single firms opened")] if lost else []
+
+    def _cut_off(self, lost: list[str], counted: list[str]) -> bool:
+        """Return whether a crash came between log and ledger, which are written at once: of the last ones alone.
+
+        What left had been answered in the journal before.
+        """
+        late = {one.reference for one in self._opened if one.time_s > self._last_s - _UNSAFE_S}
+        if counted[-len(lost) :] != lost or not late.issuperset(lost):
+            return False
+        with contextlib.closing(Journal(self._home / ANSWERED)) as journal:
+            return all(not (journal.get(reference) or (b"", b""))[1] for reference in lost)
 
     def _counted(self) -> list[Gap]:
         now = counts_of(self._home)

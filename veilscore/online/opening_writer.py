@@ -7,6 +7,7 @@ request that is asked again finds as its own; none is kept in the journal that i
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -21,11 +22,19 @@ from veilscore.release.single import Passed, SingleGuard
 class OpeningWriter:
     """Writes openings in groups (`GroupWriter`).
 
-    guard, journal : the holder's own; log : writes entries of the holder's log, on disk when it returns.
+    guard, journal : the holder's own; log : writes entries of the holder's log, on disk when it returns; not_left :
+        logs references of openings that were logged and could not be counted.
     """
 
-    def __init__(self, guard: SingleGuard, journal: Journal, log: Callable[[Sequence[OpeningLogged]], None]) -> None:
-        self._guard, self._journal, self._log = guard, journal, log
+    def __init__(
+        self,
+        guard: SingleGuard,
+        journal: Journal,
+        log: Callable[[Sequence[OpeningLogged]], None],
+        not_left: Callable[[Sequence[str]], None],
+    ) -> None:
+        self._guard, self._journal, self._log, self._not_left = guard, journal, log, not_left
+        self._undone: list[str] = []  # that the log is still to call so: it could not be written either
         self._logging = ThreadPoolExecutor(1, thread_name_prefix="veilscore-log")
         self._group: GroupWriter[PartOpening, bytes] = GroupWriter(self.write)
         self._counting: GroupWriter[Passed, None] = GroupWriter(lambda several: guard.admit(several, lambda _: None))
@@ -40,6 +49,7 @@ class OpeningWriter:
 
     def write(self, openings: Sequence[PartOpening]) -> list[bytes | VeilscoreError]:
         """Count and log, both waiting for the disk at once, then keep; what may not be counted is not logged."""
+        self._log_undone()
         admitted: list[PartOpening] = []
         logged: Future[None] | None = None
 
@@ -51,11 +61,23 @@ class OpeningWriter:
 
         try:
             refused = self._guard.admit([one.passed for one in openings], log)
-        finally:
-            if logged is not None:
-                logged.result()
+        except BaseException:
+            if logged is not None and logged.exception() is None:  # else the next start would miss them in the ledger
+                self._undone += dict.fromkeys(
+                    f"{entry.bank}/{entry.request}" for one in admitted for entry in one.logged
+                )
+                with contextlib.suppress(VeilscoreError):  # of the same full disk
+                    self._log_undone()
+            raise
+        if logged is not None:
+            logged.result()
         kept = iter(self._journal.keep_all([Answer(one.key, one.request, one.data) for one in admitted]))
         return [next(kept) if refusal is None else refusal for refusal in refused]
+
+    def _log_undone(self) -> None:
+        if self._undone:
+            self._not_left(self._undone)
+            self._undone = []
 
     def close(self) -> None:
         """End once all that waits is written."""
