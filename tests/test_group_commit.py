@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import threading
@@ -41,11 +42,14 @@ class Desk:
         (folder / "state").mkdir(exist_ok=True)
         self.log = open_log(folder, ahead=AHEAD)
         self.guard, self.journal = SingleGuard(folder, POLICY, "tax"), Journal(folder / "state" / "online.db")
-        self.writer = OpeningWriter(self.guard, self.journal, self.logged)
+        self.writer = OpeningWriter(self.guard, self.journal, self.logged, self.undone)
 
     def logged(self, opened):
         entries = [{**one.entry(), "time_ms": self.log.now_ms()} for one in opened]
         self.log.append(entries, head_later=True)
+
+    def undone(self, references):
+        self.log.append([{"kind": "not_left", "references": list(references), "time_ms": self.log.now_ms()}])
 
     def close(self):
         self.writer.close()
@@ -258,3 +262,23 @@ def test_what_waits_goes_together_and_a_lone_one_at_once():
     assert groups == [[0], [1, 2, 3, 4, 5], [8]]
     assert [type(one) for one in found] == [int, RefusedError, asyncio.CancelledError, RefusedError, int, RefusedError]
     assert np.array_equal([one for one in found if isinstance(one, int)], [0, 4])
+
+
+def test_what_was_logged_and_could_not_be_counted_is_logged_as_not_left(tmp_path, monkeypatch):
+    """Else the next start of the node would miss it in the ledger, and refuse."""
+    desk, one = Desk(tmp_path), opening(tmp_path, 1)
+    admit = desk.guard.admit
+
+    def full(passed, log):
+        log([None for _ in passed])
+        raise StateError("disk full")
+
+    monkeypatch.setattr(desk.guard, "admit", full)
+    with pytest.raises(StateError, match="disk full"):
+        desk.writer.write([one])
+    monkeypatch.setattr(desk.guard, "admit", admit)
+    assert desk.writer.write([opening(tmp_path, 2)]) == [b"part 2"]
+    desk.close()
+    entries: list[dict] = []
+    scan(next(tmp_path.rglob("log.jsonl")), visit=lambda _, body: entries.append(json.loads(body)))
+    assert [e["references"] for e in entries if e["kind"] == "not_left"] == [["bank/r1"]]

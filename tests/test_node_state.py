@@ -245,3 +245,9 @@ def test_a_reference_counts_one_release_alone(home):
         ledger.add(same)  # a repeat
         with pytest.raises(RefusedError, match="another release was counted under this request id"):
             ledger.add(Release(ONLINE, "bank", "bank/r1", "aa", "bb", ledger.firms(["f9"])))
+
+
+def test_what_the_ledger_lost_before_the_end_is_no_crash(home):
+    without(home, "release.db", "DELETE FROM releases WHERE reference = 'bank/r1'")
+    with pytest.raises(StateError, match="single firms"):
+        start(home)

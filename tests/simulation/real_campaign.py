@@ -163,7 +163,9 @@ class Schedule:
         while True:
             listed = await self._ask("List", pb.Empty(), pb.JobList)
             found = list(listed.jobs) if listed else []
-            if not found:
+            if listed is None:  # whether it has the job is not known
+                pass
+            elif not found:
                 await self._ask("Submit", pb.SubmitJob(job_yaml=EXACT), pb.JobInfo)
             elif len(found) > 1:
                 self.problems.append(f"{len(found)} jobs came of one: {[one.job_id for one in found]}")

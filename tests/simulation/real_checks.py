@@ -105,7 +105,7 @@ def _logs(folder: Path, job: str) -> Iterator[str]:
             yield f"{name}: the log states the end of {job} twice"
         for path in (folder / name / "log").glob("node.log*"):
             for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-                if '"level": "error"' in line:
+                if '"event": "internal error"' in line:
                     yield f"{name}: an error that is none of ours: {line[:1500]}"
 
 

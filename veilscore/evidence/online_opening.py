@@ -27,6 +27,7 @@ from veilscore.terms.bands import MAX_STEPS
 from veilscore.v1 import control_pb2 as pb
 from veilscore.wire.randomness import SEED_BYTES
 
+NOT_LEFT = "not_left"  # kind of a holder's entry: openings that it logged and could not count, so that nothing left
 COMMITMENT_BYTES = 32
 _DOMAIN = b"veilscore/1 online opening\0"
 _SHA256 = re.compile(r"[0-9a-f]{64}")

@@ -24,6 +24,7 @@ from veilscore.evidence.facts import policy_digest
 from veilscore.evidence.head_watch import BEHIND, read_behind
 from veilscore.evidence.job_ledger import Ledger
 from veilscore.evidence.log import FOLDER, LOG_FILE, Log
+from veilscore.evidence.online_opening import NOT_LEFT
 from veilscore.evidence.receipt import JobReceipt
 from veilscore.evidence.recorder import EvidenceRecorder
 from veilscore.fabric.process import only_one
@@ -117,6 +118,9 @@ class LoggedState:
             counted = bool(self._policy) and entry["policy"] == self._policy
             answered = kind != "record_told"
             self._opened.append(_Opened(f"{entry['bank']}/{entry['request']}", time_s, counted, answered))
+        elif kind == NOT_LEFT:
+            undone = set(entry["references"])
+            self._opened = deque((one for one in self._opened if one.reference not in undone), maxlen=_NEWEST)
         elif kind == "state":
             self._counts = dict(entry["counts"])
         elif kind == "mended":  # what could not be written back was let go

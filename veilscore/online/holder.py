@@ -21,7 +21,7 @@ from google.protobuf.message import Message
 from veilscore.crypto.he import SecretContext, T
 from veilscore.errors import ConfigError, IdError, MessageError, PeerError, ProtocolError, RefusedError, VeilscoreError
 from veilscore.evidence.job_ledger import Ledger
-from veilscore.evidence.online_opening import OpeningLogged, check_commitment
+from veilscore.evidence.online_opening import NOT_LEFT, OpeningLogged, check_commitment
 from veilscore.evidence.recorder import EvidenceRecorder
 from veilscore.fabric.fabric import Fabric
 from veilscore.files.journal import Journal
@@ -70,7 +70,7 @@ class OnlineHolder:
         self._roles: PerBank[Served[None]] = PerBank(_REQUESTS_KEPT)
         self._pools: dict[str, LeadPool] = {}  # the newest of each bank
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="veilscore-he")
-        self._writer = OpeningWriter(self._guard, self._journal, self._log_openings)
+        self._writer = OpeningWriter(self._guard, self._journal, self._log_openings, self._log_not_left)
         self.evidence: EvidenceRecorder | None = None
         self._log = structlog.get_logger("veilscore.online").bind(party=node.name)
         self._caller: Calls
@@ -300,6 +300,10 @@ class OnlineHolder:
         origin = self._of_bank(origin, bank, asked.part_hash)
         refuse_retired(self._node.policy, {"": origin.job.name})
         return origin.n_cells
+
+    def _log_not_left(self, references: Sequence[str]) -> None:
+        if self.evidence is not None:
+            self.evidence.noted(NOT_LEFT, references=list(references))
 
     def _log_openings(self, opened: Sequence[OpeningLogged]) -> None:
         if self.evidence is not None:

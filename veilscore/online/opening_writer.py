@@ -7,6 +7,8 @@ request that is asked again finds as its own; none is kept in the journal that i
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -21,11 +23,20 @@ from veilscore.release.single import Passed, SingleGuard
 class OpeningWriter:
     """Writes openings in groups (`GroupWriter`).
 
-    guard, journal : the holder's own; log : writes entries of the holder's log, on disk when it returns.
+    guard, journal : the holder's own; log : writes entries of the holder's log, on disk when it returns; not_left :
+        logs references of openings that were logged and could not be counted.
     """
 
-    def __init__(self, guard: SingleGuard, journal: Journal, log: Callable[[Sequence[OpeningLogged]], None]) -> None:
-        self._guard, self._journal, self._log = guard, journal, log
+    def __init__(
+        self,
+        guard: SingleGuard,
+        journal: Journal,
+        log: Callable[[Sequence[OpeningLogged]], None],
+        not_left: Callable[[Sequence[str]], None],
+    ) -> None:
+        self._guard, self._journal, self._log, self._not_left = guard, journal, log, not_left
+        self._lock = threading.Lock()
+        self._undone: list[str] = []  # that the log is still to call so: it could not be written either
         self._logging = ThreadPoolExecutor(1, thread_name_prefix="veilscore-log")
         self._group: GroupWriter[PartOpening, bytes] = GroupWriter(self.write)
         self._counting: GroupWriter[RecordSent, None] = GroupWriter(self._count)
@@ -50,19 +61,34 @@ class OpeningWriter:
 
     def _admit(self, several: Sequence[tuple[Passed, Sequence[OpeningLogged]]]) -> list[VeilscoreError | None]:
         """Count and log what may pass; return for each why it may not."""
+        self._log_undone()
+        entries: list[OpeningLogged] = []
         logged: Future[None] | None = None
 
         def log(refused: Sequence[VeilscoreError | None]) -> None:
             nonlocal logged
-            found = [entry for (_, own), no in zip(several, refused, strict=True) if no is None for entry in own]
-            if found:
-                logged = self._logging.submit(self._log, found)
+            entries.extend(e for (_, own), no in zip(several, refused, strict=True) if no is None for e in own)
+            if entries:
+                logged = self._logging.submit(self._log, entries)
 
         try:
-            return self._guard.admit([passed for passed, _ in several], log)
-        finally:
-            if logged is not None:
-                logged.result()
+            refused = self._guard.admit([passed for passed, _ in several], log)
+        except BaseException:
+            if logged is not None and logged.exception() is None:  # else a start would miss them in the ledger
+                with self._lock:
+                    self._undone += dict.fromkeys(f"{entry.bank}/{entry.request}" for entry in entries)
+                with contextlib.suppress(VeilscoreError):  # of the same full disk
+                    self._log_undone()
+            raise
+        if logged is not None:
+            logged.result()
+        return refused
+
+    def _log_undone(self) -> None:
+        with self._lock:
+            if self._undone:
+                self._not_left(self._undone)
+                self._undone = []
 
     def close(self) -> None:
         """End once all that waits is written."""
