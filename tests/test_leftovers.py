@@ -45,3 +45,14 @@ def test_answers_are_logged_and_money_comes_back(tmp_path):
     settle(home, ledger, evidence, lambda _: False)
     assert logged == [running]
     assert held_jobs(home / FILE) == {running}
+
+
+def test_folders_that_are_linked_into_a_home_are_left_alone(tmp_path):
+    shared = tmp_path / "shared"
+    for folder in (shared, tmp_path / "home"):
+        folder.mkdir()
+    (shared / ".download.part").write_text("")
+    os.utime(shared / ".download.part", (1, 1))
+    (tmp_path / "home" / "data").symlink_to(shared)
+    assert not remove_unfinished(tmp_path / "home")
+    assert (shared / ".download.part").exists()

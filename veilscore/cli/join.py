@@ -8,14 +8,14 @@ import typer
 
 from veilscore.cli.compared import Compared, ask_compared, show_words
 from veilscore.cli.display import console
-from veilscore.cli.identity import key_section, show_made
-from veilscore.cli.partner import PartnerOption, chosen_partner
+from veilscore.cli.new_home import AskOption, DaysOption, PassphraseOption, new_home
+from veilscore.cli.partner import PartnerOption
 from veilscore.errors import ConfigError
 from veilscore.fabric.process import running_pid
 from veilscore.keys.identity import KEY_FILE, current_folder, make_current
 from veilscore.keys.rotation import move as moved
 from veilscore.node import joining
-from veilscore.node.founding import make_home, new_key
+from veilscore.node.founding import new_key
 from veilscore.terms.charter import unsigned
 from veilscore.terms.federation import add_statements, load_federation, save_federation
 from veilscore.terms.membership import load_membership
@@ -50,11 +50,9 @@ def request(
     name: Annotated[str | None, typer.Option(help="Name that jobs and the federation use; of a new home.")] = None,
     role: Annotated[str | None, typer.Option(help="bank, holder or coordinator; of a new home.")] = None,
     address: Annotated[str, typer.Option(help="host:port where the other members reach this node.")],
-    days: Annotated[float, typer.Option(min=1, help="Validity of the certificate.")] = 365,
-    passphrase_file: Annotated[
-        Path | None, typer.Option(help="Encrypt the key with the first line of this file (mode 0600).")
-    ] = None,
-    ask: Annotated[bool, typer.Option("--ask-passphrase", help="Encrypt the key with a passphrase you type.")] = False,
+    days: DaysOption = 365,
+    passphrase_file: PassphraseOption = None,
+    ask: AskOption = False,
     partner: PartnerOption = None,
     fresh: Annotated[bool, typer.Option("--new-key", help="Go on with a new key: the old one is lost.")] = False,
 ) -> None:
@@ -69,9 +67,7 @@ def request(
     if not there:
         if name is None or role not in {"bank", "holder", "coordinator"}:
             raise ConfigError("a new home needs --name, and --role bank, holder or coordinator")
-        preset = chosen_partner(partner) if role == "holder" and not (home / "node.yaml").exists() else "standard"
-        identity = make_home(home, name, role, days, key=key_section(passphrase_file, ask=ask), partner=preset)
-        show_made(home, identity)
+        identity = new_home(home, name, role, days, passphrase_file=passphrase_file, ask=ask, partner=partner)
     elif fresh:
         config = load_node_config(home)
         identity = new_key(config, home, days, recovery=True)

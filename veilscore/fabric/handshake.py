@@ -152,8 +152,8 @@ class Handshake:
     def _check_version(self, peer: str, version: str) -> None:
         if version != self.version:
             raise self._wrong(
-                f"{peer} speaks {version[:40]!r}, {self.identity.name} speaks {self.version!r}: install one "
-                "version on both"
+                f"{peer} speaks {version[:40]!r}, {self.identity.name} speaks {self.version!r}: stop both nodes, "
+                "install the same release of Veilscore on both machines, and start them"
             )
 
     def _clock_ms(self) -> int:

@@ -17,7 +17,7 @@ def remove_unfinished(home: Path) -> list[Path]:
     """Remove the temporary files of writes that a crash cut off, and return them; nobody reads such a file."""
     found: list[Path] = []
     for own in (True, False):
-        tops = [home / name for name in _OWN] if own else [one for one in home.glob("*") if one.name not in _OWN]
+        tops = [home / name for name in _OWN] if own else [one for one in home.glob("*") if _is_for_all(one)]
         for top in tops:
             for folder, _, files in os.walk(top):
                 found += [path for name in files if _is_left(path := Path(folder, name), own=own)]
@@ -25,6 +25,10 @@ def remove_unfinished(home: Path) -> list[Path]:
         with contextlib.suppress(OSError):  # on a disk that cannot be written it stays for the next start
             path.unlink()
     return found
+
+
+def _is_for_all(top: Path) -> bool:
+    return top.name not in _OWN and not top.is_symlink()  # what is linked lies elsewhere and may be somebody else's
 
 
 def _is_left(path: Path, *, own: bool) -> bool:

@@ -33,7 +33,6 @@ from veilscore.keys.key_source import (
     encrypt_pkcs8,
     write_new,
 )
-from veilscore.wire.protocol import VERSION
 
 ROLES = ("bank", "holder", "coordinator", "operator")
 KEY_FILE = "key.pem"
@@ -42,6 +41,7 @@ RECOVERY_FILE = "recovery.pem"
 CURRENT_FILE = "current"  # names the folder of the key in use, once it was rotated
 MOST_DAYS = 36_500
 NAME_PATTERN = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+_SIGNATURES = "veilscore/1"  # the form of signatures, not of messages: receipts outlive versions of the wire
 _HOST = re.compile(r"[\w.-]{1,253}|\[[0-9a-fA-F:.]{2,45}(%[\w.-]{1,15})?\]", re.ASCII)
 
 # Extension of a certificate with the SHA-256 of a recovery key; an arc of a random UUID (ITU-T X.667).
@@ -133,7 +133,7 @@ class Identity:
         )
 
     def sign(self, data: bytes, purpose: str) -> bytes:
-        """Return an ECDSA signature of `data`, bound to the protocol version, `purpose` and this certificate."""
+        """Return an ECDSA signature of `data`, bound to the form of signatures, `purpose` and this certificate."""
         return self._key.sign(_labelled(data, purpose, self.fingerprint), ec.ECDSA(hashes.SHA256()))
 
 
@@ -147,7 +147,7 @@ def utc_time(at_s: float) -> dt.datetime:
 
 def _labelled(data: bytes, purpose: str, fingerprint: str) -> bytes:
     # each with its length, so that no two sets of fields give the same bytes
-    fields = (VERSION, "signature", purpose, fingerprint)
+    fields = (_SIGNATURES, "signature", purpose, fingerprint)
     return b"".join(len(f.encode()).to_bytes(2, "little") + f.encode() for f in fields) + data
 
 

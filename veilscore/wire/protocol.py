@@ -21,6 +21,8 @@ from google.protobuf.message import DecodeError, Message
 from veilscore.errors import MessageError, ProtocolError, VeilscoreError
 from veilscore.v1 import wire_pb2
 
+# Of messages between nodes: raised by a release whose nodes cannot talk to those of the release before. It stands in
+# the labels of sessions too, so an audit by replay runs with a program of the version that the job ran with.
 VERSION = "veilscore/1"
 
 _FIELD_OF_KIND: dict[str, str] = {
