@@ -39,6 +39,7 @@ from veilscore.terms.rules import ReleaseRules, StandingRule
 from veilscore.terms.traces import TraceConfig
 from veilscore.terms.training import Training
 from veilscore.terms.watching import LogConfig, MetricsConfig
+from veilscore.terms.workers import WorkersConfig
 from veilscore.terms.written import WrittenColumn
 
 TITLES: dict[type[BaseModel], str] = {
@@ -66,6 +67,7 @@ TITLES: dict[type[BaseModel], str] = {
     DoorConfig: "door in node.yaml",
     LanguageModelConfig: "language_model in node.yaml",
     TraceConfig: "traces in node.yaml",
+    WorkersConfig: "workers in node.yaml",
     MetricsConfig: "metrics in node.yaml",
     LogConfig: "log in node.yaml",
     ConsoleConfig: "console in node.yaml",
@@ -99,6 +101,7 @@ SUBJECTS: dict[str, tuple[type[BaseModel], ...]] = {
         OidcConfig,
         LanguageModelConfig,
         TraceConfig,
+        WorkersConfig,
         MetricsConfig,
         LogConfig,
     ),
@@ -170,6 +173,7 @@ ReleaseRules: {models_per_firm: 3, evaluations_per_firm: 8}
 StandingRule: {banks: [bank], purposes: [credit scoring of small firms], tasks: [score_batch], datasets: [main],
   valid_from: 2026-01-01, valid_to: 2027-12-31}
 LanguageModelConfig: {url: https://models.internal/v1, model: qwen3-32b, key_env: MODEL_KEY}
+WorkersConfig: {address: "10.0.0.7:6379"}
 TraceConfig: {url: "https://collector.internal:4318/v1/traces", ca: /etc/tax/collector-ca.pem}
 DoorConfig: {certificate: /etc/bank/door.pem, key: /etc/bank/door-key.pem, client_ca: /etc/bank/clients.pem,
   client_ca_names: {core-banking: [band, decide]}, refused: [*digest]}
@@ -179,7 +183,7 @@ ConsoleConfig: {proxies: [10.0.0.0/28],
   oidc: {issuer: "https://login.tax.example", client_id: veilscore, client_secret_env: OIDC_SECRET}}
 OidcConfig: {issuer: "https://login.tax.example", client_id: veilscore, client_secret_env: OIDC_SECRET,
   ca: /etc/tax/login-ca.pem}
-NodeConfig: {metrics: {port: 9464}, log: {to: stderr}, traces: {url: "https://collector.internal:4318/v1/traces"},
+NodeConfig: {workers: {address: "10.0.0.7:6379"}, metrics: {port: 9464}, log: {to: stderr}, traces: {url: "https://collector.internal:4318/v1/traces"},
   console: {port: 7445, names: [console.tax.example]}, door: {port: 7443, names: [door.bank.example]},
   language_model: {url: https://models.internal/v1, model: qwen3-32b},
   name: tax, role: holder, listen: "10.0.0.5:7101", operators: [root], people: {anna: [modeller]},

@@ -20,6 +20,7 @@ from veilscore.errors import ColumnError, ConfigError, JobError, RefusedError, V
 from veilscore.evidence.opening import begin
 from veilscore.files.store import JobStore
 from veilscore.models.versions import file_model, file_screening
+from veilscore.node.ray_workers import engaged
 from veilscore.protocols.adding import coordinator_add
 from veilscore.reports.data import StepCost
 from veilscore.reports.write import role_with_report
@@ -54,7 +55,8 @@ class LocalRun:
         """Return what the session's party has at hand."""
         party = session.party
         role: Literal["bank", "holder"] = "bank" if party == self.job.bank else "holder"
-        return StepContext(session, role, self.job, self.nodes[party], self.stores[party])
+        workers = engaged(self.nodes[party])
+        return StepContext(session, role, self.job, self.nodes[party], self.stores[party], workers=workers)
 
     def step(
         self,

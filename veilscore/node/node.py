@@ -34,6 +34,7 @@ from veilscore.keys.identity import ROLES
 from veilscore.node.filing import Filing
 from veilscore.node.leftovers import settle
 from veilscore.node.policy_watch import PolicyWatch
+from veilscore.node.ray_workers import engaged
 from veilscore.node.sections import SectionService
 from veilscore.node.state import LoggedState, counts_of
 from veilscore.online.service import door_side, online_side
@@ -339,7 +340,7 @@ class Node:
         store = self.job_store(entry.job_id)
         role: Literal["bank", "holder"] = "bank" if self.config.role == "bank" else "holder"
         opening = None if record is None else record.opening
-        context = StepContext(session, role, job, self.config, store, opening=opening)
+        context = StepContext(session, role, job, self.config, store, opening=opening, workers=engaged(self.config))
         limit_s = self.config.limits.step_deadline_s
         deadline_s = min(deadline_s, limit_s) if deadline_s > 0 else limit_s
         spend = partial(self._spend, context) if role == "holder" else None

@@ -21,6 +21,7 @@ from veilscore.terms.settings import Strict, VariableName, load
 from veilscore.terms.traces import TraceConfig
 from veilscore.terms.training import Training
 from veilscore.terms.watching import LogConfig, MetricsConfig
+from veilscore.terms.workers import WorkersConfig
 
 PersonRole = Literal["modeller", "steward", "auditor", "operator", "account_manager"]
 
@@ -226,6 +227,9 @@ class NodeConfig(Strict):
     datasets: dict[Name, DatasetConfig] = Field(default_factory=dict, description="its catalogue, by name")
     policy: NodePolicy = Field(default=NodePolicy(), description="what it takes part in and lets out")
     limits: NodeLimits = Field(default=NodeLimits(), description="what it takes from peers and spends on a job")
+    workers: WorkersConfig | None = Field(
+        default=None, description="what runs its shards of batches (docs/scale.md); null: threads of the node"
+    )
     audit: AuditRules = Field(default=AuditRules(), description="bank: what it keeps for an auditor")
     retention: RetentionRules = Field(
         default=RetentionRules(), description="how long it keeps what it no longer works with"
