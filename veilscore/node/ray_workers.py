@@ -109,8 +109,8 @@ def _hand_on(ray: Any, done: Future[Turn[Any]], found: Future[Turn[Any]]) -> Non
 def _connected(config: WorkersConfig) -> Any:
     """Return Ray, with which this process is connected; ConfigError where it is missing or would be open to others."""
     with _starting:
-        if "ray" in sys.modules and (ray := sys.modules["ray"]).is_initialized():
-            return ray
+        if "ray" in sys.modules and sys.modules["ray"].is_initialized():
+            return sys.modules["ray"]
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # it would tell its makers of this cluster
         if os.environ.setdefault("RAY_AUTH_MODE", "token") != "token":
             raise ConfigError("RAY_AUTH_MODE is not token: whoever reaches such a cluster could run code in it")
