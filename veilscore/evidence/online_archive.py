@@ -54,6 +54,8 @@ class OnlineArchive:
         if not self._folder.is_dir():
             return
         used = {name.partition(".")[0] for name, _ in OpenedParts(self._folder).records()}
+        for path in self._folder.rglob("*.part"):  # a crash cut its writing off
+            path.unlink(missing_ok=True)
         for path in self._folder.glob("*.spare"):
             if path.name.partition(".")[0] not in used:
                 path.unlink(missing_ok=True)
@@ -143,6 +145,8 @@ class OnlineArchive:
                 file.write(data)
             os.replace(part, path)  # noqa: PTH105 - as above
         except OSError as error:
+            with contextlib.suppress(OSError):
+                os.unlink(part)  # noqa: PTH108 - as above
             raise _failed(path, error) from error
         self._size += len(data)
 
