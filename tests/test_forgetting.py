@@ -6,17 +6,17 @@ import asyncio
 import contextlib
 import datetime as dt
 import gzip
-import itertools
 import json
 import os
 import re
 import shlex
 import shutil
-import signal
 import sqlite3
+import subprocess
 import sys
 import time
 import zipfile
+from pathlib import Path
 
 import duckdb
 import numpy as np
@@ -27,7 +27,6 @@ from bank_trial import Clock, add_line, consent, lend
 from conftest import ROOT
 from consent_issuer import token
 from finished_jobs import finished
-from killed_bank import forked
 from trial_federation import until
 from trial_lending import SETTINGS, add_known_firms
 from trial_scoring import copy_of, score_all
@@ -235,39 +234,16 @@ def test_a_contract_holds_the_firm_for_as_long_as_the_law_says(homes, lived, yea
         assert check_book(book) == []
 
 
-def killed_at(home, firm, moment):
-    """Forget in a fork that is killed before its nth write, rename, removal or commit; returns how it ended."""
-
-    def child():
-        moments = itertools.count(1)
-
-        def count(*_):
-            if next(moments) == moment:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        def watch(event, arguments):
-            writes = event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+")
-            if writes or event in {"os.rename", "os.remove", "os.rmdir", "sqlite3.connect"}:
-                count()
-
-        sys.addaudithook(watch)
-        sa.event.listen(sa.engine.Engine, "commit", count)
-        forget_now(home, firm)
-
-    return forked(child)
-
-
 def test_killed_at_every_moment_it_goes_on_and_is_logged_once(homes, lived, tmp_path):
     firm, home = lived[1][0], homes / "bank"
     shutil.copytree(homes, tmp_path / "twin")
     forget_now(tmp_path / "twin" / "bank", firm)
-    for moment in itertools.count(1):
-        code = killed_at(home, firm, moment)
-        with opened(home) as book:
-            assert check_book(book) == [], moment
-        if code != -signal.SIGKILL:
-            break
-    assert code == 0
+    words = [sys.executable, Path(__file__).with_name("killed_forgetting.py"), home, firm]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=300, env=environment)
+    assert done.returncode == 0, done.stderr
+    moment, code, wrong = json.loads(done.stdout)
+    assert (code, wrong) == (0, [])
     assert moment > 20
     assert naming(home, [firm]) == []
     (told,), (whole,) = erasures(home), erasures(tmp_path / "twin" / "bank")

@@ -9,6 +9,7 @@ import re
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -26,7 +27,8 @@ from veilscore.node.founding import DataFiles, found_federation, free_ports
 from veilscore.node.local import open_job
 from veilscore.node.node import Node
 from veilscore.online import stock as online_stock
-from veilscore.terms.federation import load_federation
+from veilscore.terms.charter import signed
+from veilscore.terms.federation import load_federation, save_federation
 from veilscore.terms.job import Job, parse_job
 from veilscore.terms.node_config import load_node_config
 from veilscore.v1 import control_pb2 as pb
@@ -133,9 +135,11 @@ def copy_of(folder: Path, target: Path) -> Path:
     """Copy of trained homes; its data sets, ports and consents, which last an hour, are its own."""
     shutil.copytree(folder, target, dirs_exist_ok=True)
     ports = free_ports(len(PARTIES) + 1)
+    nodes = [load_identity(target / name / "identity") for name in ("coordinator", *PARTIES)]
     for path in (target / "federation.yaml", *target.glob("*/federation.yaml")):
         left = iter(ports)
         path.write_text(ADDRESS.sub(lambda found: f"{found[1]}:{next(left)}", path.read_text()))  # noqa: B023
+        save_federation(reduce(signed, nodes, load_federation(path)), path)  # as nodes at these addresses
     give_list(target / "bank", rows(target, "bank"))
     for party in PARTIES:
         path = target / party / "node.yaml"
