@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import json
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,7 +18,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from party_bank.assistants.sections import folder_of
-from party_bank.book import Book, BookEntry
+from party_bank.book import Book, BookEntry, Row
 from party_bank.book_tables import (
     CASES,
     CONSENTS,
@@ -103,7 +105,7 @@ class BookRows:
             paths = (database, database.with_name(f"{database.name}-wal"))
             for table in metadata.sorted_tables:
                 with book.reading() as entry:
-                    count = entry.scalar(sa.select(sa.func.count()).select_from(table).where(_names(table, firm)))
+                    count = sum(1 for _ in _renamed(entry, table, firm.names, firm.stand_in))
                 if count:
                     yield KeptThing(
                         f"book: {table.name}", f"table {table.name} of the book", count, why, paths * bool(why)
@@ -256,9 +258,33 @@ def _texts(table: sa.Table) -> list[sa.Column[Any]]:
     return [column for column in table.columns if isinstance(column.type, (sa.String, sa.JSON))]
 
 
-def _names(table: sa.Table, firm: Subject) -> sa.ColumnElement[bool]:
-    """Return the condition that a row of a table names the firm."""
-    return sa.or_(*(sa.cast(c, sa.Text).contains(name, autoescape=True) for c in _texts(table) for name in firm.names))
+def _renamed(entry: BookEntry, table: sa.Table, names: Sequence[str], stand_in: str) -> Iterator[tuple[int, Row]]:
+    """Yield number and new values of each row that names the firm: a text with another id, of which its is a part, not.
+
+    Databases have no common search for words, so they find candidates and the rest is done here.
+    """
+    texts, words = _texts(table), [re.compile(rf"(?<![0-9A-Za-z_]){re.escape(name)}(?![0-9A-Za-z_])") for name in names]
+    found = sa.or_(*(sa.cast(c, sa.Text).contains(name, autoescape=True) for c in texts for name in names))
+    for row in entry.rows(sa.select(table.c.id, *texts).where(found)):
+        values: Row = {}
+        for column in texts:
+            old = row[column.name]
+            if column.name == "firm":  # an id alone, whatever signs it has
+                new = stand_in if old in names else old
+            elif isinstance(column.type, sa.JSON):
+                new = json.loads(_with(words, stand_in, json.dumps(old, ensure_ascii=False)))
+            else:
+                new = old if old is None else _with(words, stand_in, old)
+            if new != old:
+                values[column.name] = new
+        if values:
+            yield row["id"], values
+
+
+def _with(words: Sequence[re.Pattern[str]], stand_in: str, text: str) -> str:
+    for word in words:
+        text = word.sub(stand_in, text)
+    return text
 
 
 def _end(entry: BookEntry, firm: str) -> None:
@@ -301,23 +327,13 @@ def _rename(entry: BookEntry, firm: str, stand_in: str) -> None:
         values = {key: value for key, value in found[0].items() if key != "id"} | {"firm": stand_in}
         entry.db.execute(FIRMS.insert().values(**values))
     for table in metadata.sorted_tables:
-        for column in _texts(table):
-            if (table, column.name) != (FIRMS, "firm"):
-                _replace(entry, table, column, firm, stand_in)
+        for number, values in list(_renamed(entry, table, [firm], stand_in)):
+            if values := {name: one for name, one in values.items() if (table, name) != (FIRMS, "firm")}:
+                entry.db.execute(table.update().where(table.c.id == number).values(**values))
     if found:
         entry.db.execute(FIRMS.delete().where(FIRMS.c.firm == firm))
         if not known:  # the history knows it by its number
             entry.db.execute(FIRMS.update().where(FIRMS.c.firm == stand_in).values(id=found[0]["id"]))
-
-
-def _replace(entry: BookEntry, table: sa.Table, column: sa.Column[Any], firm: str, stand_in: str) -> None:
-    json = isinstance(column.type, sa.JSON)
-    text = f'CAST("{column.name}" AS TEXT)' if json else f'"{column.name}"'
-    value = f"replace({text}, :firm, :stand_in)"
-    if json and entry.db.dialect.name == "postgresql":
-        value = f"CAST({value} AS JSON)"
-    query = f'UPDATE "{table.name}" SET "{column.name}" = {value} WHERE {text} LIKE :like'  # noqa: S608 - own names
-    entry.db.execute(sa.text(query), {"firm": firm, "stand_in": stand_in, "like": f"%{firm}%"})
 
 
 def _blank(entry: BookEntry, firm: str) -> None:

@@ -180,6 +180,22 @@ def test_a_repeat_changes_nothing(homes, lived):
     assert (content(homes / "bank"), (homes / "bank/evidence/log.jsonl").read_bytes()) == (before, log)
 
 
+@pytest.mark.parametrize("other", ["{}9", "A{}", "{}_2"])
+def test_an_id_within_another_s_is_that_other_s(homes, lived, other):
+    firm, home = lived[1][0], homes / "bank"
+    longer = other.format(firm)
+    with opened(home) as book, book.writing("t") as entry:
+        entry.add(FIRMS, firm=longer, name="Longer", industry="", region="", manager="", since_s=entry.at_s)
+        entry.move(add_line(entry, longer), "applied", f"application/{longer}")
+    done = {f.table: f.count for f in forget_now(home, firm).findings if not f.stays}
+    assert (done["book: firms"], done["book: lines"]) == (1, 1)
+    with opened(home) as book:
+        assert check_book(book) == []
+        (row,) = book.rows(sa.select(LINES).where(LINES.c.firm == longer))
+        assert [one["name"] for one in book.rows(sa.select(FIRMS).where(FIRMS.c.firm == longer))] == ["Longer"]
+        assert (row["state"], row["reason"]) == ("applied", f"application/{longer}")
+
+
 def test_receipts_of_other_firms_can_still_be_made():
     rows = b"".join(b"%d,%d.5,A\r\n" % (firm, firm) for firm in range(1000, 1009))
     tree = ScoreTree(b"id,score,band\r\n" + rows, bytes(32))
