@@ -66,7 +66,7 @@ def keepers(home: Path, _node: NodeConfig) -> Sequence[Keeper]:
     return (book, Owners(home, book), Reports(home, book), CampaignRows(home))
 
 
-class BookRows:
+class BookRows(Keeper):
     """The rows of the book."""
 
     def __init__(self, home: Path, settings: BankSettings) -> None:
@@ -138,7 +138,7 @@ class BookRows:
             return [] if book is None else _over(book, self._settings)
 
 
-class Owners:
+class Owners(Keeper):
     """Who may enter the portal for the firm."""
 
     def __init__(self, home: Path, book: BookRows) -> None:
@@ -182,7 +182,7 @@ class Owners:
             rewritten(self._home / PORTAL / PORTAL_FILE)
 
 
-class Reports:
+class Reports(Keeper):
     """Credit reports on the firm and holders' sections."""
 
     def __init__(self, home: Path, book: BookRows) -> None:
@@ -202,11 +202,8 @@ class Reports:
             for name in firm.names:
                 shutil.rmtree(folder_of(self._home, name), ignore_errors=True)
 
-    def finish(self) -> None:
-        """Do nothing."""
 
-
-class CampaignRows:
+class CampaignRows(Keeper):
     """Rows that a campaign copied for its job, which copies them anew each time."""
 
     def __init__(self, home: Path) -> None:
@@ -221,9 +218,6 @@ class CampaignRows:
         """Remove the files: a campaign that goes on writes them again, from firms of the book."""
         for path in naming(self._folder, firm.names):
             path.unlink(missing_ok=True)
-
-    def finish(self) -> None:
-        """Do nothing."""
 
 
 def _held(contracts: Sequence[dict[str, Any]], settings: BankSettings, today: dt.date) -> str:

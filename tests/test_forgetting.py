@@ -43,6 +43,7 @@ from veilscore.cli import app
 from veilscore.errors import BookError, EvidenceError
 from veilscore.evidence.erasures import erasures
 from veilscore.evidence.receipt import ScoreTree
+from veilscore.evidence.recorder import EvidenceRecorder
 from veilscore.fabric.process import running_pid
 from veilscore.files.journal import Journal
 from veilscore.files.naming import naming
@@ -53,6 +54,7 @@ from veilscore.node.retention import sweep, too_old
 from veilscore.release.consent import claim_of
 from veilscore.release.issuer import import_consent
 from veilscore.release.ledger import LEDGER, ReleaseLedger
+from veilscore.terms.membership import load_membership
 from veilscore.terms.node_config import load_node_config
 
 DAY_S = 86400.0
@@ -220,6 +222,25 @@ def test_a_holder_keeps_its_ledger_under_a_hash(homes, lived):
     (told,) = erasures(homes / "tax")
     assert told.gone == {}
     assert told.stays["ledger"] >= 1
+
+
+def test_a_holder_keeps_the_answer_to_a_request_that_has_the_id_in_its_own(homes, lived):
+    """Else the same request is opened again with other shares, and the next start misses it."""
+    firm, tax = lived[1][0], homes / "tax"
+    journal, key = Journal(tax / "state" / "online.db"), f"bank/web-{firm}"
+    journal.keep(key, b"digest", b"partial", b"")
+    with contextlib.closing(journal):
+        kept = journal.get(key)
+    node = load_node_config(tax)
+    identity, federation = load_membership(tax, node)
+    with contextlib.closing(EvidenceRecorder(tax, node, lambda: identity, lambda: federation)) as recorder:
+        recorder.open()
+        recorder.noted("share_opened", bank="bank", request=f"web-{firm}", policy="")
+    done = forget_now(tax, firm)
+    assert done.unknown == ()
+    assert {"answers", "log"} <= {f.table for f in done.findings if f.stays}
+    with contextlib.closing(Journal(tax / "state" / "online.db")) as journal:
+        assert journal.get(key) == kept
 
 
 @pytest.mark.parametrize(("years", "word"), [(10, "the law keeps"), (0, "")])

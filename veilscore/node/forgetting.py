@@ -97,19 +97,21 @@ class KeptThing:
 
 
 class Keeper(Protocol):
-    """One kind of place in a home; both methods may be called again after a kill between any two writes."""
+    """One kind of place in a home; each method may be called again after a kill between any two writes."""
 
     def find(self, firm: Subject) -> Iterable[KeptThing]:
         """Say what there is, and change nothing."""
 
-    def forget(self, firm: Subject) -> None:
-        """Remove what `find` said would go."""
+    def forget(self, firm: Subject) -> None:  # noqa: ARG002 - for places where something goes
+        """Remove what `find` said would go: nothing, unless a place says otherwise."""
+        return
 
     def finish(self) -> None:
         """Let the disk forget as well, after the last firm."""
+        return
 
 
-class Results:
+class Results(Keeper):
     """Rows of scores, decisions and watches in the folders of jobs."""
 
     def __init__(self, home: Path) -> None:
@@ -147,11 +149,8 @@ class Results:
         body["ids"] = [stand_in if one == name else one for one in body.get("ids", ())]
         return json.dumps(body, indent=1, sort_keys=True, ensure_ascii=False).encode()
 
-    def finish(self) -> None:
-        """Do nothing: files were written anew."""
 
-
-class Consents:
+class Consents(Keeper):
     """Tokens of the firm, which go, and lists of many, which are signed as a whole."""
 
     def __init__(self, home: Path) -> None:
@@ -178,15 +177,16 @@ class Consents:
         for path, _ in list(self._covering(firm, "tokens", "used")):
             path.unlink(missing_ok=True)
 
-    def finish(self) -> None:
-        """Do nothing."""
 
+class Answers(Keeper):
+    """What a node keeps of single scores so that a repeated request gets the same bytes, and their receipts.
 
-class Answers:
-    """What a node keeps of single scores so that a repeated request gets the same bytes, and their receipts."""
+    A holder's rows have an id only where a bank put it into that of a request. They stay: without them the same request
+    could be opened a second time, with other shares.
+    """
 
-    def __init__(self, home: Path) -> None:
-        self._home = home
+    def __init__(self, home: Path, node: NodeConfig) -> None:
+        self._home, self._goes = home, node.role == "bank"
 
     def _matching(self, firm: Subject, act: str) -> dict[str, int]:
         """Count or delete the rows that name the firm, by file."""
@@ -209,22 +209,43 @@ class Answers:
 
     def find(self, firm: Subject) -> Iterator[KeptThing]:
         """Yield the files with such rows."""
+        why = (
+            ""
+            if self._goes
+            else "a bank's request has the id in its own; it must not be opened twice, and goes in 90 days"
+        )
         for name, count in self._matching(firm, "SELECT COUNT(*)").items():
             if count:
-                yield KeptThing("answers", name, count)
+                path = self._home / name
+                yield KeptThing("answers", name, count, why, (path, path.with_name(f"{path.name}-wal")) * bool(why))
 
     def forget(self, firm: Subject) -> None:
-        """Delete the rows: the same request is answered anew, and needs a consent of its own."""
-        self._matching(firm, "DELETE")
+        """Delete the rows at a bank: the same request is answered anew, and needs a consent of its own."""
+        if self._goes:
+            self._matching(firm, "DELETE")
 
     def finish(self) -> None:
         """Write the files anew, so that no free page holds a row."""
         for path in (self._home / name for name in _ANSWERS):
-            if path.is_file():
+            if self._goes and path.is_file():
                 rewritten(path)
 
 
-class Ledgers:
+class LoggedRequests(Keeper):
+    """The node's log, which grows alone; it has an id only where somebody put it into that of a request."""
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+
+    def find(self, firm: Subject) -> Iterator[KeptThing]:
+        """Yield whether the log names the firm."""
+        path = self._home / FOLDER / LOG_FILE
+        if path.is_file() and naming(path, firm.names):
+            why = "a request has the id in its own; the log proves what was opened, and nothing is ever taken out of it"
+            yield KeptThing("log", f"{FOLDER}/{LOG_FILE}", 1, why, (path,))
+
+
+class Ledgers(Keeper):
     """What was opened of the firm: counted under keyed hashes, for as long as the node lives."""
 
     def __init__(self, home: Path) -> None:
@@ -246,15 +267,9 @@ class Ledgers:
                 if count := db.execute(query, marks).fetchone()[0]:
                     yield KeptThing("sections told", _SECTIONS, count, why)
 
-    def forget(self, firm: Subject) -> None:
-        """Remove nothing."""
 
-    def finish(self) -> None:
-        """Do nothing."""
-
-
-class Openings:
-    """What an auditor runs steps again with: it has the data set as it was, and goes after `audit.days`."""
+class Openings(Keeper):
+    """What an auditor runs steps again with: it has the data set as it was, until the sweep after `audit.days`."""
 
     def __init__(self, home: Path, node: NodeConfig) -> None:
         self._home, self._days = home, node.audit.days
@@ -267,14 +282,8 @@ class Openings:
                 why = f"an auditor may ask for this step until {day} (audit.days); `veilscore audit delete` ends it now"
                 yield KeptThing("openings", str(folder.relative_to(self._home)), len(paths), why, tuple(paths))
 
-    def forget(self, firm: Subject) -> None:
-        """Remove nothing: the sweep does, in time."""
 
-    def finish(self) -> None:
-        """Do nothing."""
-
-
-class OwnData:
+class OwnData(Keeper):
     """The party's data sets, which are its own and no part of what this program keeps."""
 
     def __init__(self, home: Path, node: NodeConfig) -> None:
@@ -291,16 +300,10 @@ class OwnData:
                     why = "a data set of the party's own: take the firm out where it comes from, if your law says so"
                     yield KeptThing("data sets", f"{name}, {place}", len(paths), why, tuple(paths))
 
-    def forget(self, firm: Subject) -> None:
-        """Remove nothing."""
-
-    def finish(self) -> None:
-        """Do nothing."""
-
 
 def keepers_of(home: Path, node: NodeConfig) -> list[Keeper]:
     """Return all places of a home, with those of its institution."""
-    found: list[Keeper] = [Results(home), Consents(home), Answers(home), Ledgers(home)]
+    found: list[Keeper] = [Results(home), Consents(home), Answers(home, node), Ledgers(home), LoggedRequests(home)]
     found += [Openings(home, node), OwnData(home, node)]
     for entry in entry_points(group="veilscore.commands", name=node.role):
         name = f"{entry.module.partition('.')[0]}.forgetting"
