@@ -16,6 +16,9 @@ import pytest
 from conftest import require
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from trial_federation import open_trial
+
+from veilscore.console.serve import RunningConsole
 
 CHROMIUM = next((p for p in map(Path, ("/usr/bin/chromium", "/usr/bin/chromium-browser")) if p.exists()), None)
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -35,6 +38,34 @@ def looping():
         loop.call_soon_threadsafe(loop.stop)
         thread.join(10)
         loop.close()
+
+
+class SitesOnNodes:
+    """Real nodes of the federation below `homes`, and the consoles of `parties`, in a loop of their own."""
+
+    parties = ()
+
+    @contextlib.contextmanager
+    def running(self):
+        with looping() as self.run:
+            self.run(self._open())
+            try:
+                yield self
+            finally:
+                self.run(self._close())
+
+    async def _open(self):
+        self.nodes = open_trial(self.homes)
+        for node in self.nodes.values():
+            await node.start()
+        self.consoles = {party: RunningConsole(self.homes / party, port=0) for party in self.parties}
+        for console in self.consoles.values():
+            await console.start()
+
+    async def _close(self):
+        for console in self.consoles.values():
+            await console.stop(0.1)
+        await asyncio.gather(*(node.stop(0.1) for node in self.nodes.values()))
 
 
 @contextlib.contextmanager

@@ -5,26 +5,23 @@ Screenshots of every page lie in build/console afterwards.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
 import re
 from importlib.resources import files
 
 import pytest
-from browsing import PHONE, authenticator, axe_of, launched, looping, serious, shot, visiting
+from browsing import PHONE, SitesOnNodes, authenticator, axe_of, launched, serious, shot, visiting
 from conftest import ROOT
 from console_bank import FIRM, filled_bank
 from console_visits import PEOPLE, with_people
 from sandbox_home import need_sandbox, write_code
 from sandbox_home import submit as send_code
-from trial_federation import JOB, PARTIES, commanding, make_homes, open_trial, submit, until
+from trial_federation import JOB, PARTIES, commanding, make_homes, submit, until
 from typer.testing import CliRunner
 
 from party_bank.policy.graph import parse_graph
 from party_bank.policy.versions import Policies
 from veilscore.cli import app
-from veilscore.console.serve import RunningConsole
 from veilscore.keys.identity import create_identity
 from veilscore.models import screening
 from veilscore.models.screening import REASONS, ScreenedColumn
@@ -37,14 +34,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.timeout(300)]
 SHOTS = ROOT / "build" / "console"
 
 
-class Town:
+class Town(SitesOnNodes):
     """Nodes and consoles of a federation, in a loop of their own."""
 
-    shots = SHOTS
+    shots, parties = SHOTS, ("bank", "tax", "coordinator")
 
     def __init__(self, folder):
         self.homes = make_homes(folder, tax={"accept": "manual"})
-        for party in ("bank", "tax", "coordinator"):
+        for party in self.parties:
             people = PEOPLE | ({"lin": ["account_manager"]} if party == "bank" else {})
             with_people(self.homes / party, people, per_minute=100_000, entries_per_minute=1000)
         made = [create_identity(folder / name / "identity", name, "operator") for name in ("stella", "all")]
@@ -89,28 +86,6 @@ class Town:
         code = "import json\njson.dump({'value': 1.25, 'count': 300}, open('/outputs/mean.json', 'w'))\n"
         write_code(folder / "code", code, name="mean-turnover", purpose="features of turnover")
         return send_code(self.homes / "bank", tax, folder / "code")[1]
-
-    @contextlib.contextmanager
-    def running(self):
-        with looping() as self.run:
-            self.run(self._open())
-            try:
-                yield self
-            finally:
-                self.run(self._close())
-
-    async def _open(self):
-        self.nodes = open_trial(self.homes)
-        for node in self.nodes.values():
-            await node.start()
-        self.consoles = {p: RunningConsole(self.homes / p, port=0) for p in ("bank", "tax", "coordinator")}
-        for console in self.consoles.values():
-            await console.start()
-
-    async def _close(self):
-        for console in self.consoles.values():
-            await console.stop(0.1)
-        await asyncio.gather(*(node.stop(0.1) for node in self.nodes.values()))
 
     async def proposed(self):
         async with commanding(self.homes / "bank") as bank:

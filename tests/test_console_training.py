@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import re
 
 import pytest
-from browsing import launched, looping, shot, visiting
+from browsing import SitesOnNodes, launched, shot, visiting
 from conftest import ROOT
 from console_visits import with_people
-from trial_federation import PARTIES, open_trial
+from trial_federation import PARTIES
 from trial_scoring import TRAIN
 
-from veilscore.console.serve import RunningConsole
 from veilscore.data.simulate import simulate
 from veilscore.node.founding import DataFiles, found_federation
 
@@ -21,36 +18,16 @@ pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.timeout(300)]
 SHOTS = ROOT / "build" / "console"
 
 
-class Lab:
+class Lab(SitesOnNodes):
     """Nodes of a federation with simulated firms, and the bank's console."""
 
-    shots = SHOTS
+    shots, parties = SHOTS, ("bank",)
 
     def __init__(self, folder):
         simulate(1800, 7, folder / "data")
         found_federation(folder, PARTIES, data=DataFiles(folder / "data"), exact=True)
         people = {"mo": ["modeller"], "mia": ["modeller"], "ada": ["auditor"]}
         self.homes = with_people(folder / "bank", people, per_minute=100_000).parent
-
-    @contextlib.contextmanager
-    def running(self):
-        with looping() as run:
-            run(self._open())
-            try:
-                yield self
-            finally:
-                run(self._close())
-
-    async def _open(self):
-        self.nodes = open_trial(self.homes)
-        for node in self.nodes.values():
-            await node.start()
-        self.consoles = {"bank": RunningConsole(self.homes / "bank", port=0)}
-        await self.consoles["bank"].start()
-
-    async def _close(self):
-        await self.consoles["bank"].stop(0.1)
-        await asyncio.gather(*(node.stop(0.1) for node in self.nodes.values()))
 
 
 @pytest.fixture(scope="module")

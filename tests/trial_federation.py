@@ -11,7 +11,9 @@ import yaml
 
 from coordinator.scheduler import Patience
 from coordinator.service import Coordinator
+from veilscore.errors import VeilscoreError
 from veilscore.fabric.fabric import Fabric
+from veilscore.fabric.process import running_pid
 from veilscore.keys.identity import load_identity
 from veilscore.node.founding import found_federation
 from veilscore.node.node import Node
@@ -82,6 +84,18 @@ async def commanding(home: Path) -> AsyncIterator[Fabric]:
         yield fabric
     finally:
         await fabric.stop(0.1)
+
+
+async def answering(homes: Path, name: str) -> None:
+    """Wait until a node that is a process has started and answers the bank; give up by the caller's time limit."""
+    while running_pid(homes / name) is None:  # noqa: ASYNC110 - another process makes its file
+        await asyncio.sleep(0.1)
+    async with commanding(homes / "bank") as command:
+        while True:
+            with contextlib.suppress(VeilscoreError):
+                await command.call(name, "Ping", control_pb2.Empty(), control_pb2.Empty, timeout_s=2)
+                return
+            await asyncio.sleep(0.2)
 
 
 def toy_job() -> Job:

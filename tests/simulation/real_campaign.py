@@ -30,11 +30,10 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve
 import finished_jobs
 import real_checks
 from consent_issuer import token_bytes
-from trial_federation import commanding
+from trial_federation import answering, commanding
 from trial_scoring import EXACT, batch_units, copy_of, known_to_all, score, train
 
 from veilscore.errors import VeilscoreError
-from veilscore.fabric.process import running_pid
 from veilscore.v1 import control_pb2 as pb
 
 NODES = ("coordinator", "bank", "tax", "registry")
@@ -88,14 +87,7 @@ class Schedule:
 
     async def _answering(self, name: str) -> None:
         async with asyncio.timeout(120):
-            while running_pid(self.folder / name) is None:
-                await asyncio.sleep(0.1)
-            async with commanding(self.folder / "bank") as command:
-                while True:
-                    with contextlib.suppress(VeilscoreError):
-                        await command.call(name, "Ping", pb.Empty(), pb.Empty, timeout_s=2)
-                        return
-                    await asyncio.sleep(0.2)
+            await answering(self.folder, name)
 
     def _end(self) -> None:
         for name, process in self._processes.items():

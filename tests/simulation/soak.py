@@ -27,7 +27,7 @@ import finished_jobs
 import numpy as np
 import yaml
 from consent_issuer import give_list
-from trial_federation import commanding
+from trial_federation import answering, commanding
 from trial_scoring import BATCH, TRAIN, copy_of, known_to_all, rows, score, train
 
 from veilscore.console.store import ConsoleStore
@@ -95,14 +95,7 @@ class Soak:
         """Wait until every node and the console answer."""
         async with asyncio.timeout(300):
             for name in NODES:
-                while running_pid(self.homes / name) is None:
-                    await asyncio.sleep(0.2)
-                async with commanding(self.homes / "bank") as command:
-                    while True:
-                        with contextlib.suppress(VeilscoreError):
-                            await command.call(name, "Ping", pb.Empty(), pb.Empty, timeout_s=3)
-                            break
-                        await asyncio.sleep(0.2)
+                await answering(self.homes, name)
             log = self.homes / "bank" / "log" / "visits.log"
             while not (log.exists() and "site open" in log.read_text()):
                 await asyncio.sleep(0.2)
